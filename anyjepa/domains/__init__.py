@@ -1,0 +1,90 @@
+"""Kinds of data: how each is read, measured, shown and cut into tokens. One file a kind.
+
+A kind of data is a concrete subclass of :class:`Domain` in a file of this package; :func:`domains` finds it
+there. Nothing here imports torch, so that commands which only read a run start at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import pkgutil
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+
+from anyjepa.core.errors import BadSample
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Domain", "Samples", "domains"]
+
+
+@runtime_checkable
+class Samples(Protocol):
+    """Random access to the raw samples of one source. Can be pickled: loader workers hold a copy."""
+
+    source: str
+    """What the person typed."""
+    description: str
+    """In words, for instance ``12,000 JPEG images in 10 class folders``."""
+    labels: np.ndarray | None
+    """(n,) int64 indices into ``classes``, -1 where unknown; or (n,) float32 targets, NaN where unknown."""
+    classes: list[str] | None
+    """Names of the classes, in the order of their index; None for float targets or no labels."""
+    problems: list[BadSample]
+    """What was damaged when the source was opened; these are not among the n samples."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> np.ndarray:
+        """The raw sample in its native dtype. Raises BadSample where it is damaged."""
+        ...
+
+    def identity(self, index: int) -> str:
+        """Relative path, shard key or row number: unique in the source."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Hexadecimal digest of the names and sizes of the samples, cheap for a million files."""
+        ...
+
+
+class Domain(ABC):
+    """One kind of data. Stateless: one instance serves every run."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def open(self, source: str | np.ndarray, labels: str | None = None, split: str | None = None) -> Samples:
+        """Open a source (path, ``hf:``, ``wds:``, shipped name or array). Raises UserError if it cannot."""
+
+    @abstractmethod
+    def measure(self, samples: Samples, seed: int = 0) -> dict:
+        """Facts that a recipe needs before it can build its tokenizer; plain JSON values."""
+
+    @abstractmethod
+    def raw(self, batch: dict[str, Tensor]) -> Tensor:
+        """(n, features) float32: the input itself as an embedding, the baseline of every evaluation."""
+
+    @abstractmethod
+    def picture(self, batch: dict[str, Tensor], index: int, colours: Tensor | None = None) -> np.ndarray:
+        """(h, w, 3) uint8 picture of one sample; ``colours`` (tokens, 3) in 0..1 paints its tokens, NaN none."""
+
+
+@functools.cache
+def domains() -> dict[str, Domain]:
+    """Every kind of data by name, found in the files of this package."""
+    found: dict[str, Domain] = {}
+    for entry in pkgutil.iter_modules(__path__):
+        module = importlib.import_module(f"{__name__}.{entry.name}")
+        for _, kind in inspect.getmembers(module, inspect.isclass):
+            if kind.__module__ != module.__name__ or not issubclass(kind, Domain) or inspect.isabstract(kind):
+                continue
+            if kind.name in found:
+                raise RuntimeError(f"two domains are called {kind.name!r}: {found[kind.name]!r} and {kind!r}")
+            found[kind.name] = kind()
+    return dict(sorted(found.items()))

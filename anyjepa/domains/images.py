@@ -1,0 +1,124 @@
+"""Images: read from folders, arrays, IDX files, tar shards and the Hugging Face hub; measured, cut and shown."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from anyjepa.core.errors import BadSample, UserError
+from anyjepa.domains import Domain, Samples
+from anyjepa.domains.image_crops import random_resized_crop, resize
+from anyjepa.domains.image_sources import open_images
+
+__all__ = ["Images", "random_resized_crop", "resize"]
+
+MEASURED = 2000
+RAW_SIDE = 32
+PICTURE_SIDE = 96
+
+
+class Images(Domain):
+    """Images of any size, number of channels and depth. A batch is {"image": (n, channels, height, width)}."""
+
+    name = "image"
+
+    def open(self, source: str | np.ndarray, labels: str | None = None, split: str | None = None) -> Samples:
+        """Open a source of images; see :func:`anyjepa.domains.image_sources.open_images`."""
+        return open_images(source, labels, split)
+
+    def measure(self, samples: Samples, seed: int = 0) -> dict:
+        """Channels, mean and standard deviation a channel, dtype, and the median height and width.
+
+        Mean and deviation are over all pixels of at most 2,000 images drawn with ``seed``, in raw units.
+        Images that turn out damaged are passed over. Raises UserError if all are.
+        """
+        chosen = np.arange(len(samples))
+        if len(samples) > MEASURED:
+            chosen = np.sort(np.random.default_rng(seed).choice(len(samples), MEASURED, replace=False))
+        shapes, sums, squares, dtype = [], 0.0, 0.0, np.dtype(np.uint8)
+        for index in chosen:
+            try:
+                image = samples.read(int(index))
+            except BadSample:
+                continue
+            pixels = image.reshape(-1, image.shape[2]).astype(np.float64)
+            shapes.append(image.shape)
+            sums, squares, dtype = sums + pixels.sum(axis=0), squares + (pixels**2).sum(axis=0), image.dtype
+        if not shapes:
+            raise UserError(f"{samples.source} holds no readable image: give images that open")
+        count = sum(height * width for height, width, _ in shapes)
+        mean = sums / count
+        deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
+        return {
+            "channels": int(shapes[0][2]),
+            "mean": mean.tolist(),
+            "std": deviation.tolist(),
+            "dtype": str(dtype),
+            "height": int(np.median([shape[0] for shape in shapes])),
+            "width": int(np.median([shape[1] for shape in shapes])),
+            "mixed_sizes": len(set(shapes)) > 1,
+        }
+
+    def raw(self, batch: dict[str, Tensor]) -> Float[Tensor, "n features"]:
+        """The pixels, averaged down to at most 32 x 32, in raw units."""
+        image = batch["image"].to(torch.float32)
+        size = (min(image.shape[2], RAW_SIDE), min(image.shape[3], RAW_SIDE))
+        if size != tuple(image.shape[2:]):
+            image = torch.nn.functional.interpolate(image, size=size, mode="area")
+        return image.flatten(1)
+
+    def picture(
+        self,
+        batch: dict[str, Tensor],
+        index: int,
+        colours: Tensor | None = None,
+        grid: tuple[int, int] | None = None,
+    ) -> np.ndarray:
+        """One image as (h, w, 3) uint8, at least 96 pixels on its longer side.
+
+        One channel is shown grey, of more than three the first three. 8-bit values are shown as they are,
+        others from their 1st to their 99th percentile. colours: (rows * columns, 3) in 0..1 over an even
+        ``grid`` in raster order, NaN where the image is to show; the grid is worked out from the image's
+        aspect ratio when it is not given. Raises ValueError for colours that fill no grid.
+        """
+        picture = _visible(batch["image"][index].detach().cpu().numpy())
+        scale = max(1, -(-PICTURE_SIDE // max(picture.shape[:2])))
+        picture = picture.repeat(scale, axis=0).repeat(scale, axis=1)
+        if colours is None:
+            return picture
+        return _painted(picture, colours.detach().cpu().numpy(), grid)
+
+
+def _visible(image: np.ndarray) -> np.ndarray:
+    """(channels, height, width) of any dtype to (height, width, 3) uint8."""
+    channels = image[:3] if len(image) >= 3 else image[:1].repeat(3, axis=0)
+    if image.dtype != np.uint8:
+        values = channels.astype(np.float64)
+        low, high = np.percentile(values, [1, 99])
+        if high <= low:
+            low, high = min(low, values.min()), max(high, values.max())
+        values = (values - low) / (high - low) if high > low else np.full_like(values, 0.5)
+        channels = np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
+    return np.ascontiguousarray(channels.transpose(1, 2, 0))
+
+
+def _painted(picture: np.ndarray, colours: np.ndarray, grid: tuple[int, int] | None) -> np.ndarray:
+    height, width = picture.shape[:2]
+    rows, columns = grid or _likely_grid(len(colours), height / width)
+    if rows * columns != len(colours):
+        raise ValueError(f"{len(colours)} colours do not fill a grid of {rows} x {columns}")
+    down = np.arange(height) * rows // height
+    across = np.arange(width) * columns // width
+    paint = colours.reshape(rows, columns, 3)[down][:, across]
+    covered = ~np.isnan(paint).any(axis=2)
+    picture = picture.copy()
+    picture[covered] = np.rint(np.clip(paint[covered], 0, 1) * 255).astype(np.uint8)
+    return picture
+
+
+def _likely_grid(tokens: int, tall: float) -> tuple[int, int]:
+    """The rows x columns = tokens whose patches are nearest to square in an image of this height / width."""
+    pairs = [(rows, tokens // rows) for rows in range(1, tokens + 1) if tokens % rows == 0]
+    return min(pairs, key=lambda pair: abs(np.log(pair[0] / pair[1] / tall)))

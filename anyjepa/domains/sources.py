@@ -1,0 +1,126 @@
+"""What every kind of data needs to read a source: paths, listings, splits, classes and label files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from anyjepa.core.errors import UserError, nearest
+
+__all__ = ["NoSplit", "existing", "index_classes", "list_files", "natural_split", "split_order"]
+
+SPLITS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
+
+
+class NoSplit(UserError):
+    """The source holds no split of the name that was asked for."""
+
+
+def existing(path: str) -> Path:
+    """The path, if there is something there. Raises UserError naming the nearest sibling if not."""
+    found = Path(path).expanduser()
+    try:
+        if os.stat(found):
+            return found
+    except FileNotFoundError:
+        pass
+    except NotADirectoryError:
+        raise UserError(f"{path} does not exist: a part of the path is a file, not a folder") from None
+    except PermissionError:
+        raise UserError(f"{path} may not be read: give yourself permission to its folder (chmod)") from None
+    siblings = os.listdir(found.parent) if os.path.isdir(found.parent) else []
+    raise UserError(f"{path} does not exist: give a path that does.{nearest(found.name, siblings)}")
+
+
+def list_files(root: str | os.PathLike[str], suffixes: frozenset[str]) -> list[str]:
+    """Relative paths (with /) of all files below ``root`` that end in one of ``suffixes``, in sorted order.
+
+    One pass that opens no file. Names that begin with a dot and ``__MACOSX`` are passed over; linked
+    folders are followed once. Raises UserError for a folder without permission.
+    """
+    names: list[str] = []
+    seen: set[str] = set()
+    pending = [""]
+    while pending:
+        prefix = pending.pop()
+        folder = os.path.join(root, prefix) if prefix else os.fspath(root)
+        for entry in _entries(folder):
+            if entry.name.startswith(".") or entry.name == "__MACOSX":
+                continue
+            if entry.is_dir():
+                if not entry.is_symlink() or _first_visit(entry.path, seen):
+                    pending.append(f"{prefix}{entry.name}/")
+            elif os.path.splitext(entry.name)[1].lower() in suffixes:
+                names.append(prefix + entry.name)
+    return sorted(names)
+
+
+def list_folders(root: str | os.PathLike[str]) -> list[str]:
+    """Names of the folders right below ``root``, sorted, without hidden ones."""
+    entries = _entries(os.fspath(root))
+    return sorted(
+        e.name for e in entries if e.is_dir() and not e.name.startswith(".") and e.name != "__MACOSX"
+    )
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except PermissionError:
+        raise UserError(f"{folder} may not be read: give yourself permission to it (chmod u+rx)") from None
+
+
+def _first_visit(path: str, seen: set[str]) -> bool:
+    """Whether a linked folder leads somewhere new, so that a ring of links ends."""
+    target = os.path.realpath(path)
+    if target in seen or os.path.realpath(os.path.dirname(path)).startswith(target):
+        return False
+    seen.add(target)
+    return True
+
+
+def split_order(split: str | None) -> list[str]:
+    """Names under which a split may be stored, best first: ``test`` falls back to ``val``, None is train."""
+    if split is None:
+        return [*SPLITS["train"], *SPLITS["val"], *SPLITS["test"]]
+    for name, words in SPLITS.items():
+        if split.lower() in words:
+            other = {"train": (), "val": SPLITS["test"], "test": SPLITS["val"]}[name]
+            return [split, *words, *other]
+    return [split]
+
+
+def natural_split(folders: Sequence[str], split: str | None) -> str | None:
+    """The folder that holds ``split``, or None where the folders are not splits and none was asked for.
+
+    Folders count as splits where at least two bear the name of one or all do: a class may be called ``train``.
+    Raises NoSplit.
+    """
+    known = {word for words in SPLITS.values() for word in words}
+    named = [folder for folder in folders if folder.lower() in known]
+    if len(named) < 2 and (not named or len(named) != len(folders)):
+        if split is None or split.lower() in SPLITS["train"]:
+            return None
+        raise NoSplit(f"there is no split {split!r} here: add a folder of that name, or leave the split out")
+    by_name = {folder.lower(): folder for folder in folders} | {folder: folder for folder in folders}
+    for word in split_order(split):
+        if word in by_name:
+            return by_name[word]
+    raise NoSplit(f"there is no split {split!r} here, only {', '.join(named)}.{nearest(str(split), named)}")
+
+
+def index_classes(values: Sequence[str | None]) -> tuple[np.ndarray, list[str]]:
+    """(n,) int64 class index of each value (None: -1) and the classes, in the order of numbers if all are."""
+    distinct = {value for value in values if value is not None}
+    numeric = all(value.removeprefix("-").isdecimal() for value in distinct)
+    classes = sorted(distinct, key=(lambda value: (int(value), value)) if numeric else None)
+    index = {value: position for position, value in enumerate(classes)}
+    return np.array([-1 if value is None else index[value] for value in values], np.int64), classes
