@@ -46,7 +46,7 @@ docs: $(VENV)/.installed-dev  ## Build the documentation into site/
 	$(BIN)/mkdocs build --strict
 
 build: $(VENV)/.installed-dev  ## Build the wheel into dist/
-	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .
+	$(BIN)/python -m pip wheel --no-deps --no-build-isolation --wheel-dir dist .
 
 clean:  ## Remove what the other targets made
 	rm -rf $(VENV) site dist build .pytest_cache .ruff_cache .hypothesis

@@ -12,7 +12,7 @@ import hypothesis
 import jaxtyping
 import pytest
 
-# Must come before the first import of anyjepa: from here on, each call checks its arguments' shapes and types.
+# Before the first import of anyjepa: from here on each call checks the shapes and types of its arguments.
 jaxtyping.install_import_hook("anyjepa", "beartype.beartype")
 
 hypothesis.settings.register_profile("anyjepa", deadline=None, derandomize=True, database=None)
