@@ -1,0 +1,182 @@
+"""Label-free measures of embeddings: is the encoder healthy, and how many directions does it use?
+
+All work on a `Gram`: sums over any number of batches, so that memory does not grow with the number of
+samples. `Z` is the (samples, dim) matrix of embeddings, sigma its singular values, lambda the eigenvalues
+of its centred covariance. Equations and sources: RankMe (Garrido et al. 2022, arXiv:2210.02885), alpha-ReQ
+(Agrawal et al. 2022), LiDAR (Thilak et al. 2023, arXiv:2312.04000), alignment and uniformity (Wang & Isola
+2020, arXiv:2005.10242).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from anyjepa.core.errors import UserError
+
+Matrix = Float[Tensor, "samples dim"]
+
+
+class Gram:
+    """Running sums of embeddings in float64: count, sum, and Z^T Z.
+
+    Args:
+        dim: width of the embeddings.
+        device: where the sums live.
+    """
+
+    def __init__(self, dim: int, device: torch.device | str = "cpu") -> None:
+        self.count = 0
+        self.total = torch.zeros(dim, dtype=torch.float64, device=device)
+        self.square = torch.zeros(dim, dim, dtype=torch.float64, device=device)
+
+    def add(self, embeddings: Matrix) -> Gram:
+        """Take in a batch of embeddings."""
+        z = embeddings.detach().to(self.total)
+        self.count += z.shape[0]
+        self.total += z.sum(0)
+        self.square += z.T @ z
+        return self
+
+    @property
+    def dim(self) -> int:
+        """Width of the embeddings."""
+        return self.total.shape[0]
+
+    def singular_values(self, centred: bool = False) -> Float[Tensor, " rank"]:
+        """Singular values of Z, or of Z less its mean, largest first; at most `count` of them."""
+        square = self.square
+        if centred and self.count:
+            square = square - torch.outer(self.total, self.total) / self.count
+        values = torch.linalg.eigvalsh(square).flip(0).clamp(min=0).sqrt()
+        return values[: min(self.count, self.dim)]
+
+    def spread(self) -> float:
+        """Standard deviation of the embeddings relative to the length of their mean; 0 is one point."""
+        mean = self.total / self.count
+        variance = (self.square.diagonal() / self.count - mean**2).clamp(min=0).sum()
+        return float((variance / (mean**2).sum().clamp(min=1e-300)).sqrt())
+
+
+
+def _gram(z: Matrix | Gram) -> Gram:
+    if isinstance(z, Gram):
+        return z
+    bad = (~torch.isfinite(z).all(1)).nonzero().flatten()
+    if len(bad):
+        raise UserError(f"embedding {int(bad[0])} is not finite ({len(bad)} are): the health of such a matrix is unknown.")
+    return Gram(z.shape[1], z.device).add(z)
+
+
+def effective_rank(spectrum: Float[Tensor, " rank"], eps: float = 1e-7) -> float:
+    """exp of the entropy of `spectrum` / its sum, with `eps` added to every share (RankMe, equation 1).
+
+    An empty or all-zero spectrum is one point: 1.
+    """
+    total = spectrum.sum()
+    if spectrum.numel() == 0 or total <= 0:
+        return 1.0
+    share = spectrum.double() / total + eps
+    return float(torch.exp(-(share * share.log()).sum()))
+
+
+def rankme(z: Matrix | Gram, centred: bool = False, eps: float = 1e-7) -> float:
+    """RankMe: effective rank of the singular values of Z (equation 1 of the paper; Z is not centred there).
+
+    With `eps` added and not renormalised, as published, K equal singular values give slightly more than K.
+
+    Raises:
+        UserError: a row is not finite; the message names it.
+    """
+    return effective_rank(_gram(z).singular_values(centred), eps)
+
+
+def participation_ratio(z: Matrix | Gram) -> float:
+    """(sum lambda)^2 / sum lambda^2; 1 for a constant matrix."""
+    values = _gram(z).singular_values(centred=True) ** 2
+    square = (values**2).sum()
+    return float(values.sum() ** 2 / square) if square > 0 else 1.0
+
+
+def stable_rank(z: Matrix | Gram) -> float:
+    """||Z||_F^2 / ||Z||_2^2; 1 for a zero matrix."""
+    values = _gram(z).singular_values() ** 2
+    return float(values.sum() / values[0]) if values.numel() and values[0] > 0 else 1.0
+
+
+def alpha_req(z: Matrix | Gram) -> tuple[float, float]:
+    """Decay exponent alpha of lambda_i ~ i^-alpha, and the R^2 of the fit.
+
+    Least squares of ln lambda on ln i with weights 1/i over ranks 11 to 100, or over as many as there are.
+    NaN where fewer than three eigenvalues are positive.
+    """
+    values = _gram(z).singular_values(centred=True) ** 2
+    values = values[values > values.max() * 1e-14] if values.numel() else values
+    first = 10 if values.numel() >= 13 else 0
+    values = values[first:100]
+    if values.numel() < 3:
+        return math.nan, math.nan
+    rank = torch.arange(first + 1, first + 1 + values.numel(), dtype=torch.float64, device=values.device)
+    weight = (1 / rank) / (1 / rank).sum()
+    x, y = rank.log(), values.log()
+    x, y = x - (weight * x).sum(), y - (weight * y).sum()
+    slope = (weight * x * y).sum() / (weight * x * x).sum()
+    residual, variance = (weight * (y - slope * x) ** 2).sum(), (weight * y * y).sum()
+    return float(-slope), float(1 - residual / variance) if variance > 0 else 1.0
+
+
+def uniformity(z: Matrix) -> float:
+    """ln of the mean over pairs of exp(-2 ||f_i - f_j||^2) on unit-length rows; 0 is collapse."""
+    rows = torch.nn.functional.normalize(z.double(), dim=1)
+    distances = torch.pdist(rows) ** 2
+    return float(torch.logsumexp(-2 * distances, 0) - math.log(distances.numel()))
+
+
+def alignment(z: Matrix, positive: Matrix) -> float:
+    """Mean squared distance of unit-length positive pairs; 0 when views agree."""
+    first, second = (torch.nn.functional.normalize(x.double(), dim=1) for x in (z, positive))
+    return float(((first - second) ** 2).sum(1).mean())
+
+
+def lidar(views: Float[Tensor, "samples views dim"], delta: float = 1e-4, eps: float = 1e-8) -> float:
+    """LiDAR: effective rank of the between-sample scatter whitened by the within-sample scatter.
+
+    Args:
+        views: q embeddings of each of n samples, n and q at least 2.
+        delta: added to the diagonal of the within-sample scatter.
+        eps: added to every share of the spectrum.
+    """
+    z = views.double()
+    samples, count, dim = z.shape
+    centre = z.mean(1)
+    between = centre - centre.mean(0)
+    between = between.T @ between / (samples - 1)
+    within = (z - centre[:, None]).flatten(0, 1)
+    within = within.T @ within / (samples * (count - 1)) + delta * torch.eye(dim, dtype=z.dtype, device=z.device)
+    values, vectors = torch.linalg.eigh(within)
+    whiten = vectors / values.clamp(min=delta).sqrt()
+    return effective_rank(torch.linalg.eigvalsh(whiten.T @ between @ whiten).clamp(min=0), eps)
+
+
+def collapse(gram: Gram) -> str | None:
+    """In words, how the embeddings have collapsed; None where they have not.
+
+    Args:
+        gram: of at least as many embeddings as they have dimensions, or the answer is None: too few
+            samples look like few directions.
+    """
+    if gram.count < gram.dim:
+        return None
+    if not bool(torch.isfinite(gram.square).all()):
+        return "the embeddings are no longer finite numbers"
+    spread, directions = gram.spread(), rankme(gram, centred=True)
+    if spread < 1e-3:
+        return f"collapsed to one point: embeddings differ by {spread:.1e} of their length"
+    if directions < 2:
+        return f"collapsed to one direction: effective rank {directions:.1f} of {gram.dim}"
+    if directions < 0.05 * gram.dim:
+        return f"partly collapsed: the embeddings use {directions:.1f} of {gram.dim} directions"
+    return None

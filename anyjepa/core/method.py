@@ -1,0 +1,143 @@
+"""What a recipe builds: the Method protocol, and the masked JEPA that most recipes are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor, nn
+from torch.nn import functional
+
+from anyjepa.core.masking import Masks, MaskSampler
+from anyjepa.core.targets import EmaTeacher
+from anyjepa.core.tokens import Tokens, take
+from anyjepa.core.transformer import Encoder, Predictor
+
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where training stands, and the only source of randomness of a step.
+
+    Args:
+        step: of this update, counted from 1.
+        steps: of the whole training.
+        generator: seeded from (seed, step), on the device where masks are drawn.
+    """
+
+    step: int
+    steps: int
+    generator: Generator
+
+    @property
+    def progress(self) -> float:
+        """Share of the training behind this step: 0 at the first."""
+        return (self.step - 1) / self.steps
+
+
+class Method(nn.Module):
+    """One self-supervised method: the parts of a recipe joined.
+
+    `backbone` is the module that `embed` uses: what a user takes away.
+    """
+
+    backbone: nn.Module
+
+    def losses(self, batch: Batch, context: Context) -> dict[str, Tensor]:
+        """Terms of one step: ``loss`` is minimised, other scalars are logged.
+
+        An optional ``embedding`` (batch, dim), detached, is what the run watches for collapse at no cost.
+        """
+        raise NotImplementedError
+
+    def embed(self, batch: Batch) -> Float[Tensor, "batch dim"]:
+        """One vector a sample: what a user gets."""
+        raise NotImplementedError
+
+    def tokens(self, batch: Batch) -> Tokens:
+        """Dense features, for the methods that have any."""
+        raise NotImplementedError
+
+    def views(self, batch: Batch, context: Context, count: int) -> Float[Tensor, "batch views dim"]:
+        """Embeddings of `count` partial views of each sample, for measures that need views (LiDAR)."""
+        raise NotImplementedError
+
+    def after_step(self, context: Context) -> None:
+        """What happens after the optimiser's step: the teacher moves here."""
+
+    def forward(self, batch: Batch, context: Context) -> dict[str, Tensor]:
+        """`losses`: parallel wrappers synchronise gradients of what is called through here."""
+        return self.losses(batch, context)
+
+
+class MaskedJepa(Method):
+    """Predict the target tokens of hidden blocks from the visible ones, in embedding space.
+
+    Args:
+        encoder: the context encoder; computes visible tokens only.
+        predictor: from context tokens and target places to target tokens.
+        target: `EmaTeacher` or `SameEncoder`: gives the tokens of the whole sample.
+        sampler: draws the masks.
+        objective: distance of predicted and target tokens.
+        normalise_targets: layer-normalise target tokens over their features, in fp32, before they are
+            compared (the released I-JEPA code).
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        predictor: Predictor,
+        target: nn.Module,
+        sampler: MaskSampler,
+        objective: Callable[[Tensor, Tensor], Tensor],
+        normalise_targets: bool = True,
+    ) -> None:
+        super().__init__()
+        self.encoder, self.predictor, self.target = encoder, predictor, target
+        self.sampler, self.objective, self.normalise_targets = sampler, objective, normalise_targets
+
+    @property
+    def backbone(self) -> Encoder:
+        """The teacher where there is one, else the encoder."""
+        return self.target.encoder if isinstance(self.target, EmaTeacher) else self.encoder
+
+    def masks(self, batch: Batch, context: Context) -> Masks:
+        """The masks this step draws for the batch."""
+        size = next(iter(batch.values())).shape[0]
+        return self.sampler(size, context.generator)
+
+    def losses(self, batch: Batch, context: Context) -> dict[str, Tensor]:
+        """``loss``; ``relaxed``: share of samples whose context overlaps a target; ``embedding``."""
+        masks = self.masks(batch, context)
+        whole: Tokens = self.target(self.encoder, batch)
+        goal = take(whole.values, masks.targets.flatten(1)).unflatten(1, masks.targets.shape[1:]).float()
+        if self.normalise_targets:
+            goal = functional.layer_norm(goal, goal.shape[-1:])
+        seen = self.encoder(batch, keep=masks.context)
+        predicted = self.predictor(seen, whole.coordinates, masks)
+        return {
+            "loss": self.objective(predicted.float(), goal),
+            "relaxed": masks.relaxed.float().mean(),
+            "embedding": whole.values.detach().mean(1),
+        }
+
+    def embed(self, batch: Batch) -> Float[Tensor, "batch dim"]:
+        """Average of the backbone's tokens over the whole sample."""
+        return self.tokens(batch).values.mean(1)
+
+    def tokens(self, batch: Batch) -> Tokens:
+        """The backbone's tokens of the whole sample."""
+        return self.backbone(batch)
+
+    def views(self, batch: Batch, context: Context, count: int) -> Float[Tensor, "batch views dim"]:
+        """The context encoder's pooled tokens under `count` different context masks (LiDAR, section 4)."""
+        pooled = [self.encoder(batch, keep=self.masks(batch, context).context).values.mean(1) for _ in range(count)]
+        return torch.stack(pooled, dim=1)
+
+    def after_step(self, context: Context) -> None:
+        """The teacher follows the encoder; its momentum is a function of the step."""
+        if isinstance(self.target, EmaTeacher):
+            self.target.follow(self.encoder, self.target.momentum(context.progress))

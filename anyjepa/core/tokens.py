@@ -1,0 +1,44 @@
+"""Tokens: vectors, each with the place it was measured at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Vectors with coordinates.
+
+    Args:
+        values: (batch, tokens, width) the vectors.
+        coordinates: (batch, tokens, axes), or (1, tokens, axes) where every sample has the same. The unit
+            is the field's own: rows and columns of a grid, metres on a scalp, seconds.
+        present: (batch, tokens) False where a token is padding; None where every token is real.
+    """
+
+    values: Float[Tensor, "batch tokens width"]
+    coordinates: Float[Tensor, "shared tokens axes"]
+    present: Bool[Tensor, "batch tokens"] | None = None
+
+    def take(self, indices: Int[Tensor, "batch kept"]) -> Tokens:
+        """The tokens at `indices`, in that order, coordinates and presence with them."""
+        return replace(
+            self,
+            values=take(self.values, indices),
+            coordinates=take(self.coordinates, indices),
+            present=None if self.present is None else self.present.gather(1, indices),
+        )
+
+
+def take(table: Float[Tensor, "shared tokens width"], indices: Int[Tensor, "batch kept"]) -> Tensor:
+    """Rows of `table` at `indices`, (batch, kept, width); a table of one sample serves the whole batch.
+
+    A shared table is indexed rather than expanded and gathered: the backward pass of the expansion would
+    write batch times as much.
+    """
+    if table.shape[0] == 1:
+        return table[0][indices]
+    return table.gather(1, indices.unsqueeze(-1).expand(-1, -1, table.shape[-1]))

@@ -1,0 +1,60 @@
+"""Images to tokens: square patches on a grid of rows and columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from anyjepa.core.positions import grid
+from anyjepa.core.tokens import Tokens
+
+
+class ImagePatches(nn.Module):
+    """Cut images into patches and project each to a vector.
+
+    Pixels are normalised here, on the device, by the statistics of the data, so that they travel with the
+    weights. Token coordinates are (row, column) of the patch, in patches; order is raster.
+
+    Args:
+        shape: height and width of the images in pixels.
+        patch: side of a patch in pixels; must divide both.
+        channels: of the images.
+        width: of the tokens.
+        mean, std: of each channel, in the units of the raw values.
+    """
+
+    mean: Tensor
+    std: Tensor
+    coordinates: Tensor
+
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        patch: int,
+        channels: int,
+        width: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        super().__init__()
+        self.shape, self.patch = shape, patch
+        self.project = nn.Linear(channels * patch * patch, width)
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1))
+        # a channel that never varies carries nothing; dividing by its zero would make it everything
+        scale = torch.tensor([value if value > 0 else 1.0 for value in std], dtype=torch.float32)
+        self.register_buffer("std", scale.view(-1, 1, 1))
+        self.register_buffer("coordinates", grid(shape[0] // patch, shape[1] // patch), persistent=False)
+
+    def patches(self, batch: dict[str, Tensor]) -> Float[Tensor, "batch tokens pixels"]:
+        """Normalised pixels of each patch, channel by channel: (batch, tokens, channels * patch * patch)."""
+        images = (batch["image"].float() - self.mean) / self.std
+        size = self.patch
+        cut = images.unflatten(3, (-1, size)).unflatten(2, (-1, size))
+        return cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+
+    def forward(self, batch: dict[str, Tensor]) -> Tokens:
+        """Tokens of ``batch["image"]``, (batch, channels, height, width) of any real dtype."""
+        return Tokens(self.project(self.patches(batch)), self.coordinates)
