@@ -40,6 +40,36 @@ def public_definitions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.Async
                     yield member
 
 
+def documented_arguments(docstring: str) -> set[str]:
+    """Names in the `Args:` section, where `start, end: ...` describes two at once."""
+    _, _, rest = docstring.partition("\nArgs:\n")
+    section = re.split(r"\n(?=\S)", rest)[0]
+    return {
+        name
+        for names in re.findall(r"^    (\w+(?:, \w+)*):", section, re.MULTILINE)
+        for name in names.split(", ")
+    }
+
+
+def accepted_arguments(node: ast.AST) -> set[str]:
+    """Names that a function, a class's `__init__` or a dataclass's fields accept."""
+    if isinstance(node, ast.ClassDef):
+        starts = [member for member in node.body if getattr(member, "name", None) == "__init__"]
+        if not starts:
+            return {ast.unparse(member.target) for member in node.body if isinstance(member, ast.AnnAssign)}
+        node = starts[0]
+    assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    arguments = node.args
+    named = [
+        *arguments.posonlyargs,
+        *arguments.args,
+        *arguments.kwonlyargs,
+        arguments.vararg,
+        arguments.kwarg,
+    ]
+    return {argument.arg for argument in named if argument}
+
+
 def command(*arguments: str, where: Path) -> subprocess.CompletedProcess[str]:
     # Away from the repository, so that what is found is what is installed.
     return subprocess.run(
@@ -55,6 +85,23 @@ def test_public_names_are_documented(path):
     ]
     assert not undocumented
     assert ast.get_docstring(tree), "the module says nothing about itself"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_documented_arguments_exist(path):
+    stale = {}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            unknown = documented_arguments(ast.get_docstring(node) or "") - accepted_arguments(node)
+            stale |= {f"{node.name}:{node.lineno}": unknown} if unknown else {}
+    assert not stale
+
+
+def test_reading_of_documented_arguments():
+    arguments = "Args:\n    start, end: where;\n        note: not a name.\n    width: of it."
+    docstring = f"Text.\n\n{arguments}\n\nReturns:\n    x: y."
+    assert documented_arguments(docstring) == {"start", "end", "width"}
+    assert documented_arguments("No arguments.") == set()
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=relative)
