@@ -164,8 +164,11 @@ def test_wheel_holds_the_package_and_nothing_else(tmp_path):
         names = archive.namelist()
     version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     assert {name.split("/")[0] for name in names} == {"anyjepa", f"anyjepa-{version}.dist-info"}
-    assert "anyjepa/py.typed" in names
-    assert {relative(path) for path in SOURCES} <= set(names)
+    files = {
+        relative(path) for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert "anyjepa/py.typed" in files
+    assert files <= set(names)
     assert not [name for name in names if "test" in name or "__pycache__" in name]
 
 
