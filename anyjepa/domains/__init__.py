@@ -72,7 +72,10 @@ class Domain(ABC):
 
     @abstractmethod
     def picture(self, batch: dict[str, Tensor], index: int, colours: Tensor | None = None) -> np.ndarray:
-        """(h, w, 3) uint8 picture of one sample; ``colours`` (tokens, 3) in 0..1 paints its tokens, NaN none."""
+        """(h, w, 3) uint8 picture of one sample; ``colours`` (tokens, 3) in 0..1 paints its tokens.
+
+        NaN leaves a token as it is.
+        """
 
 
 @functools.cache

@@ -26,7 +26,7 @@ def crop_boxes(
     area: tuple[float, float],
     aspect: tuple[float, float],
 ) -> np.ndarray:
-    """(n, 4) float64 boxes (top, left, height, width) in pixels, each a function of its own row of ``uniforms``.
+    """(n, 4) float64 boxes (top, left, height, width) in pixels, one a row of ``uniforms``.
 
     The share of the image's area is uniform in ``area``, the logarithm of width / height uniform in
     ``aspect``, the position uniform over all places where the box fits. Where the box is longer than the
@@ -128,7 +128,7 @@ def _resize_stack(images: np.ndarray, boxes: np.ndarray, size: tuple[int, int]) 
 
 
 def _filter(start: np.ndarray, extent: np.ndarray, length: int, out: int) -> Tensor:
-    """(n, out, length) float32 weights that take a line of ``length`` pixels to ``out`` samples of the box."""
+    """(n, out, length) float32 weights from a line of ``length`` pixels to ``out`` samples of the box."""
     scale = (extent / out)[:, None, None]
     centre = start[:, None, None] + (np.arange(out)[None, :, None] + 0.5) * scale
     distance = np.abs(np.arange(length) + 0.5 - centre) / np.maximum(scale, 1.0)

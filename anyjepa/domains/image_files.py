@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import struct
-import warnings
 import zlib
 from collections.abc import Callable
 
@@ -91,10 +90,10 @@ def layout(shape: tuple[int, ...]) -> str:
 
 
 def conform(image: np.ndarray, channels: int, dtype: np.dtype, identity: str) -> np.ndarray:
-    """The image (height, width, any) with the channels and the depth that its set has. BadSample if it cannot.
+    """The image (height, width, any) with the channels and the depth that its set has.
 
     Grey is repeated to colour, colour becomes luma, alpha is dropped. 8 and 16 bit differ by the factor 257,
-    and float stands for them as 0..1.
+    and float stands for them as 0..1. Raises BadSample where the image cannot be brought to that.
     """
     return _to_depth(_to_channels(image, channels, identity), np.dtype(dtype), identity)
 
@@ -144,12 +143,10 @@ def _guarded(decoder: Callable[[bytes], np.ndarray], content: bytes, identity: s
 def _decode_pillow(content: bytes) -> np.ndarray:
     image_module = require("PIL.Image", "image")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with image_module.open(io.BytesIO(content)) as image:
-                image.load()
-                orientation = image.getexif().get(274, 1)
-                values = _pillow_values(image)
+        with image_module.open(io.BytesIO(content)) as image:
+            image.load()
+            orientation = image.getexif().get(274, 1)
+            values = _pillow_values(image)
     except image_module.UnidentifiedImageError:
         raise ValueError("is not an image in a format that is known") from None
     except image_module.DecompressionBombError as error:

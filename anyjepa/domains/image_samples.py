@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import os
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from anyjepa.core.errors import BadSample, UserError
-from anyjepa.domains.image_files import check_finite, conform, decode, plain
+from anyjepa.core.errors import BadSample, UserError, require
+from anyjepa.domains.image_arrays import ArrayStore, MappedStore
+from anyjepa.domains.image_files import conform, decode, plain
+from anyjepa.domains.tar_shards import TarShards
 
-__all__ = ["ArrayStore", "EncodedStore", "FileStore", "ImageSamples", "Store"]
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = ["EncodedStore", "FileStore", "HubStore", "ImageSamples", "ShardStore", "Store"]
 
 RESIDENT_BYTES = 512 * 2**20
 LOOKED_AT = 256
 SIZES_HASHED = 4096
+ROWS_HASHED = 64
 
 
 class Store(Protocol):
@@ -30,23 +37,28 @@ class Store(Protocol):
         """(height, width, channels) as stored; raises BadSample."""
         ...
 
-    def identity(self, index: int) -> str: ...
+    def identity(self, index: int) -> str:
+        """Unique in the store."""
+        ...
 
     def size(self, index: int) -> int:
         """Bytes that the image takes where it lies."""
         ...
 
 
-class EncodedStore:
+class EncodedStore(ABC):
     """Images that lie as encoded bytes; what is left to say is where the bytes are."""
 
+    @abstractmethod
     def content(self, index: int) -> bytes:
-        raise NotImplementedError
+        """The encoded image; raises OSError."""
 
+    @abstractmethod
     def identity(self, index: int) -> str:
-        raise NotImplementedError
+        """Unique in the store."""
 
     def decode(self, index: int) -> np.ndarray:
+        """(height, width, channels) uint8, uint16 or float32; raises BadSample."""
         try:
             content = self.content(index)
         except OSError as error:
@@ -64,44 +76,75 @@ class FileStore(EncodedStore):
         return len(self.names)
 
     def content(self, index: int) -> bytes:
+        """The whole file."""
         with open(os.path.join(self.root, self.names[index]), "rb") as file:
             return file.read()
 
     def identity(self, index: int) -> str:
+        """The relative path."""
         return self.names[index]
 
     def size(self, index: int) -> int:
+        """Bytes of the file."""
         return os.stat(os.path.join(self.root, self.names[index])).st_size
 
 
-class ArrayStore:
-    """Images that are one array (n, height, width, channels); its rows are named by their numbers.
+class ShardStore(EncodedStore):
+    """Images in tar shards, by their keys. rows: (n,) the samples of the shards that hold an image."""
 
-    path: the .npy file that the array is mapped from, so that a pickled copy maps it again instead of
-    carrying it. arrange: the axes of the file's array in the order n, height, width, channels.
-    """
-
-    def __init__(self, values: np.ndarray, path: str | None = None, rows: np.ndarray | None = None) -> None:
-        self.values, self.path, self.rows = values, path, rows
+    def __init__(self, shards: TarShards, rows: np.ndarray, extensions: list[str]) -> None:
+        self.shards, self.rows, self.extensions = shards, rows, extensions
 
     def __len__(self) -> int:
-        return len(self.values)
+        return len(self.rows)
 
-    def decode(self, index: int) -> np.ndarray:
-        return check_finite(plain(self.values[index]), self.identity(index))
+    def content(self, index: int) -> bytes:
+        """The image member's bytes."""
+        return self.shards.read(self.extensions[index], int(self.rows[index]))
 
     def identity(self, index: int) -> str:
-        return str(index if self.rows is None else self.rows[index])
+        """The key."""
+        return self.shards.keys[self.rows[index]]
 
     def size(self, index: int) -> int:
-        return self.values[index].nbytes
+        """Bytes of the member."""
+        return int(self.shards.members[self.extensions[index]][self.rows[index], 2])
+
+
+class HubStore(EncodedStore):
+    """Images in a column of a Hugging Face data set, left encoded until asked for; named by row numbers."""
+
+    def __init__(self, table: Dataset, column: str) -> None:
+        encoded = require("datasets", "hub").Image(decode=False)
+        self.table, self.column = table.select_columns([column]).cast_column(column, encoded), column
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def content(self, index: int) -> bytes:
+        """The bytes in the row, or in the file that the row names."""
+        row = self.table[int(index)][self.column]
+        if row is None:
+            return b""
+        if row["bytes"] is not None:
+            return row["bytes"]
+        with open(row["path"], "rb") as file:
+            return file.read()
+
+    def identity(self, index: int) -> str:
+        """The row number."""
+        return str(index)
+
+    def size(self, index: int) -> int:
+        """Bytes of the encoded image."""
+        return len(self.content(index))
 
 
 class ImageSamples:
     """Images that agree on channels and depth; satisfies the Samples protocol.
 
     labels: one for each image of the store, left out where the image is. kind: what the images are in the
-    description, for instance ``JPEG images in 10 class folders``. Raises UserError where no image can be read.
+    description, for instance ``JPEG images in 10 class folders``. Raises UserError where none can be read.
 
     Attributes: ``array`` is (n, height, width, channels) where all images are in memory and of one shape,
     else None. ``channels`` and ``dtype`` (uint8, uint16 or float32) hold for every image read.
@@ -125,13 +168,13 @@ class ImageSamples:
         self.rows: np.ndarray | None = None
         look = _Look(store, source)
         self.channels, self.dtype = look.channels, look.dtype
-        if isinstance(store, ArrayStore) and store.path is None:
-            self._hold_array(store)
+        if isinstance(store, ArrayStore) and not isinstance(store, MappedStore):
+            kept = self._hold_array(store)
         elif look.bytes_each * len(store) <= resident_bytes:
-            self._hold_decoded(store)
+            kept = self._hold_decoded(look)
         else:
-            self._leave_out(look.bad, store)
-        self.labels = labels if labels is None or self.rows is None else labels[self.rows]
+            kept = self.rows = self._leave_out(look.bad)
+        self.labels = labels if labels is None or kept is None else labels[kept]
         self.description = f"{len(self):,} {kind}"
 
     def __len__(self) -> int:
@@ -151,48 +194,62 @@ class ImageSamples:
         return self.store.identity(self._row(index))
 
     def fingerprint(self) -> str:
-        """Digest of all names, and of the sizes of at most 4,096 images spread evenly over the source."""
+        """Digest of all names, and of the sizes of at most 4,096 images spread evenly over the source.
+
+        Of an array, whose rows have no names, 64 rows count instead.
+        """
         digest = hashlib.sha256(f"{len(self.store)}\n".encode())
         if not isinstance(self.store, ArrayStore):
             for index in range(len(self.store)):
                 digest.update(self.store.identity(index).encode("utf-8", "surrogateescape") + b"\n")
         for index in np.linspace(0, len(self.store) - 1, min(len(self.store), SIZES_HASHED)).astype(int):
             digest.update(f"{self.store.size(int(index))}\n".encode())
-        if self.array is not None and isinstance(self.store, ArrayStore):
-            digest.update(np.ascontiguousarray(self.array[:: max(1, len(self.array) // 64)]).tobytes())
+        if isinstance(self.store, ArrayStore):
+            for index in np.linspace(0, len(self.store) - 1, min(len(self.store), ROWS_HASHED)).astype(int):
+                digest.update(np.ascontiguousarray(self.store.values[index]).tobytes())
         return digest.hexdigest()
 
     def _row(self, index: int) -> int:
         return int(index) if self.rows is None else int(self.rows[index])
 
-    def _leave_out(self, bad: dict[int, BadSample], store: Store) -> None:
-        if bad:
-            self.rows = np.setdiff1d(np.arange(len(store)), list(bad))
-            self.problems += [bad[index] for index in sorted(bad)]
+    def _leave_out(self, bad: dict[int, BadSample]) -> np.ndarray | None:
+        """Rows of the store that stay, None for all; the others become problems."""
+        self.problems += [bad[index] for index in sorted(bad)]
+        if len(bad) == len(self.store):
+            raise UserError(f"{self.source} holds no usable image: {self.problems[-1]}")
+        return np.setdiff1d(np.arange(len(self.store)), list(bad)) if bad else None
 
-    def _hold_array(self, store: ArrayStore) -> None:
-        self.array = plain(store.values)
-        if self.array.dtype.kind == "f":
-            finite = np.array([np.isfinite(image).all() for image in self.array])
-            bad = {
-                int(i): BadSample(store.identity(int(i)), "holds NaN or infinite values")
-                for i in np.flatnonzero(~finite)
-            }
-            self._leave_out(bad, store)
-            self.array = self.array if self.rows is None else self.array[self.rows]
+    def _hold_array(self, store: ArrayStore) -> np.ndarray | None:
+        values, kept = plain(store.values), None
+        if values.dtype.kind == "f":
+            finite = [bool(np.isfinite(image).all()) for image in values]
+            reason = "holds NaN or infinite values"
+            kept = self._leave_out(
+                {row: BadSample(store.identity(row), reason) for row, fine in enumerate(finite) if not fine}
+            )
+        if kept is not None:
+            values, rows = values[kept], kept if store.rows is None else store.rows[kept]
+            self.store = ArrayStore(values, rows)
+        else:
+            self.store = ArrayStore(values, store.rows)
+        self.array = values
+        return kept
 
-    def _hold_decoded(self, store: Store) -> None:
-        images, bad = _decode_all(store, range(len(store)))
+    def _hold_decoded(self, look: _Look) -> np.ndarray | None:
+        images, bad = look.images, look.bad
+        if len(images) + len(bad) < len(self.store):
+            images, bad = _decode_all(self.store, range(len(self.store)))
         self.channels, self.dtype = _majority(images.values())
         for index, image in images.items():
             try:
-                images[index] = conform(image, self.channels, self.dtype, store.identity(index))
+                images[index] = conform(image, self.channels, self.dtype, self.store.identity(index))
             except BadSample as problem:
                 bad[index] = problem
-        self._leave_out(bad, store)
+        kept = self.rows = self._leave_out(bad)
         self.images = [images[index] for index in sorted(images) if index not in bad]
         if len({image.shape for image in self.images}) == 1:
             self.array, self.images = np.stack(self.images), None
+        return kept
 
 
 class _Look:
@@ -205,19 +262,19 @@ class _Look:
         chosen = (
             np.random.default_rng(0).permutation(count)[:LOOKED_AT] if count > LOOKED_AT else np.arange(count)
         )
-        images, self.bad = _decode_all(store, sorted(int(index) for index in chosen))
-        if not images:
+        self.images, self.bad = _decode_all(store, sorted(int(index) for index in chosen))
+        if not self.images:
             first = next(iter(self.bad.values()))
             raise UserError(f"{source} holds no readable image, for instance {first}: give images that open")
-        self.channels, self.dtype = _majority(images.values())
-        self.bytes_each = float(np.mean([image.nbytes for image in images.values()]))
+        self.channels, self.dtype = _majority(self.images.values())
+        self.bytes_each = float(np.mean([image.nbytes for image in self.images.values()]))
 
 
-def _majority(images) -> tuple[int, np.dtype]:
+def _majority(images: Iterable[np.ndarray]) -> tuple[int, np.dtype]:
     """Channels and dtype of most images; where images with and without alpha meet, alpha does not count."""
     images = list(images)
     channels = Counter(image.shape[2] for image in images)
-    if len(channels) > 1 and set(channels) & {1, 3}:
+    if len(channels.keys() & {1, 2, 3, 4}) > 1:
         channels = Counter(image.shape[2] - (image.shape[2] in (2, 4)) for image in images)
     dtypes = Counter(image.dtype for image in images)
     return max(channels, key=lambda c: (channels[c], c)), max(dtypes, key=lambda d: (dtypes[d], d.itemsize))
@@ -232,9 +289,8 @@ def _decode_all(store: Store, indices: Sequence[int]) -> tuple[dict[int, np.ndar
         except BadSample as problem:
             return problem
 
-    with ThreadPoolExecutor(
-        max_workers=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    ) as pool:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with ThreadPoolExecutor(max_workers=cores) as pool:
         results = list(zip(indices, pool.map(attempt, indices), strict=True))
     images = {index: result for index, result in results if isinstance(result, np.ndarray)}
     return images, {index: result for index, result in results if isinstance(result, BadSample)}

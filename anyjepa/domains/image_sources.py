@@ -2,39 +2,219 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from anyjepa.core.errors import UserError
+from anyjepa.core.errors import BadSample, UserError, nearest, require
+from anyjepa.domains import hub, image_samples
+from anyjepa.domains.image_arrays import (
+    ArrayStore,
+    ImageArray,
+    arranged,
+    is_idx,
+    read_digits,
+    read_idx,
+    read_npy,
+    read_npz,
+)
 from anyjepa.domains.image_files import SUFFIXES
-from anyjepa.domains.image_samples import ArrayStore, FileStore, ImageSamples
-from anyjepa.domains.sources import existing, index_classes, list_files, list_folders, natural_split
+from anyjepa.domains.image_samples import FileStore, HubStore, ImageSamples, ShardStore, Store
+from anyjepa.domains.label_files import labels_from_file
+from anyjepa.domains.sources import (
+    as_labels,
+    existing,
+    index_classes,
+    is_split,
+    list_files,
+    list_folders,
+    natural_split,
+)
+from anyjepa.domains.tar_shards import TarShards, find_shards
 
 __all__ = ["open_images"]
 
+FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WebP", ".tif": "TIFF", ".tiff": "TIFF", ".npy": ".npy"}
+
 
 def open_images(
-    source: str | np.ndarray, labels: str | None = None, split: str | None = None
+    source: str | os.PathLike[str] | np.ndarray, labels: str | None = None, split: str | None = None
 ) -> ImageSamples:
-    """Open images."""
+    """Open images.
+
+    source: a folder of PNG, JPEG, WebP, BMP, GIF, TIFF or .npy files (the first folder level is the class); an
+    image file; a .npy file (n, h, w[, c]); a .npz file with x and y (or x_train, y_train ...); an IDX file or
+    the folder of them that MNIST is; ``hf:NAME[:SPLIT]``; ``wds:PATTERN``; ``digits``; or an array (n, h, w) or
+    (n, h, w, c) in memory. Channels may also come first.
+
+    labels: a CSV, TSV or Parquet file with columns id and label, which goes before the labels of the source;
+    of ``hf:`` also the name of a column. split: train, val or test where the source is split; None takes train,
+    test and val stand in for each other. ``digits`` also has ``all``.
+
+    Raises UserError where nothing can be read, NoSplit where the split is missing. Single damaged images are
+    listed in ``problems`` or raise BadSample when they are read.
+    """
     if isinstance(source, np.ndarray):
-        values = source[..., None] if source.ndim == 3 else source
-        return ImageSamples("an array", ArrayStore(values), "images in an array")
-    return open_folder(source, existing(source), labels, split)
+        array = ImageArray(ArrayStore(arranged(source, "the array")), None, None, "images in an array")
+        return _from_array("an array", array, labels)
+    source = os.fspath(source)
+    scheme, _, rest = source.partition(":")
+    if scheme == "hf":
+        return _from_hub(source, rest, labels, split)
+    if scheme == "wds":
+        return _from_shards(source, rest, labels, split)
+    if source == "digits":
+        return _from_array(source, read_digits(split), labels)
+    if re.match(r"[A-Za-z][A-Za-z0-9+-]+:", source) and not os.path.exists(source):
+        raise UserError(
+            f"{scheme}: is not a kind of source: give a path, hf:NAME, wds:PATTERN or digits."
+            + nearest(scheme, ["hf", "wds"])
+        )
+    if source in ("", "digit"):
+        raise UserError("there is no source in what you gave: give a path, hf:NAME, wds:PATTERN or digits")
+    path = existing(source)
+    return (
+        _from_folder(source, path, labels, split)
+        if path.is_dir()
+        else _from_file(source, path, labels, split)
+    )
 
 
-def open_folder(source: str, root: Path, labels: str | None, split: str | None) -> ImageSamples:
-    chosen = natural_split(list_folders(root), split)
+def _from_file(source: str, path: Path, labels: str | None, split: str | None) -> ImageSamples:
+    suffix = path.suffix.lower()
+    if is_idx(path.name):
+        return _from_array(source, read_idx(path, split), labels)
+    if suffix == ".npy":
+        return _from_array(source, read_npy(path, split, image_samples.RESIDENT_BYTES), labels)
+    if suffix == ".npz":
+        return _from_array(source, read_npz(path, split), labels)
+    if suffix in SUFFIXES:
+        return _assembled(
+            source, FileStore(str(path.parent), [path.name]), f"{_format([path.name])} image", labels
+        )
+    hint = {".tar": f"type wds:{source}", ".parquet": f"type hf:{path.parent}"}.get(suffix)
+    raise UserError(
+        f"{source} is not a file of images: {hint or 'give a folder of images, .npy, .npz or IDX'}"
+    )
+
+
+def _from_array(source: str, array: ImageArray, labels: str | None) -> ImageSamples:
+    return _assembled(source, array.store, array.kind, labels, array.labels, array.classes)
+
+
+def _from_folder(source: str, root: Path, labels: str | None, split: str | None) -> ImageSamples:
+    folders = list_folders(root)
+    if not folders and any(is_idx(name) for name in os.listdir(root)):
+        return _from_array(source, read_idx(root, split), labels)
+    chosen = natural_split(folders, split)
     root = root / chosen if chosen else root
     names = list_files(root, SUFFIXES)
     if not names:
-        raise UserError(
-            f"{source} holds no image: give a folder with PNG, JPEG, WebP, BMP, GIF, TIFF or .npy files"
-        )
-    indices, classes = index_classes([name.split("/")[0] if "/" in name else None for name in names])
+        raise UserError(f"{root} holds no image: {_advice(root)}")
+    folder_labels, classes = index_classes([name.split("/", 1)[0] if "/" in name else None for name in names])
+    kind = f"{_format(names)} images"
     if len(classes) < 2:
-        return ImageSamples(source, FileStore(str(root), names), "images")
-    return ImageSamples(
-        source, FileStore(str(root), names), f"images in {len(classes)} class folders", indices, classes
-    )
+        return _assembled(source, FileStore(str(root), names), kind, labels)
+    kind += f" in {len(classes):,} class folders"
+    return _assembled(source, FileStore(str(root), names), kind, labels, folder_labels, classes)
+
+
+def _advice(folder: Path) -> str:
+    names = os.listdir(folder)
+    if any(name.endswith(".tar") for name in names):
+        return f"it holds tar shards, so type wds:{folder}"
+    if any(name.endswith(".parquet") for name in names):
+        return f"it holds Parquet files, so type hf:{folder}"
+    return "give a folder with PNG, JPEG, WebP, BMP, GIF, TIFF or .npy files"
+
+
+def _from_shards(source: str, pattern: str, labels: str | None, split: str | None) -> ImageSamples:
+    shards = TarShards(find_shards(pattern, split))
+    chosen = np.full(len(shards.keys), -1)
+    extensions = [name for name in shards.members if f".{name.rpartition('.')[2]}" in SUFFIXES]
+    for number, extension in reversed(list(enumerate(extensions))):
+        chosen[shards.members[extension][:, 0] >= 0] = number
+    rows = np.flatnonzero(chosen >= 0)
+    problems = shards.problems + [
+        BadSample(shards.keys[row], "has no image among its members") for row in np.flatnonzero(chosen < 0)
+    ]
+    if not len(rows):
+        reason = f", for instance {problems[0]}" if problems else ""
+        raise UserError(
+            f"{source} holds no image{reason}: give whole shards with jpg, png, webp, tiff or npy members"
+        )
+    suffixes = [extensions[chosen[row]] for row in rows]
+    found, classes = _shard_labels(shards, rows)
+    count = len(shards.paths)
+    kind = f"{_format(['.' + suffix for suffix in suffixes])} images in {count:,} shard{'s' * (count > 1)}"
+    return _assembled(source, ShardStore(shards, rows, suffixes), kind, labels, found, classes, problems)
+
+
+def _shard_labels(shards: TarShards, rows: np.ndarray) -> tuple[np.ndarray | None, list[str] | None]:
+    """Labels from .cls members, or else from .json members, or else from the folders in the keys."""
+    if "cls" in shards.members:
+        return as_labels([_member(shards, "cls", row) for row in rows])
+    if "json" in shards.members:
+        values = [_json_label(_member(shards, "json", row)) for row in rows]
+        if any(value is not None for value in values):
+            return as_labels(values)
+    folders = [shards.keys[row].rpartition(":")[2].split("/")[:-1] for row in rows]
+    shared = len(os.path.commonprefix(folders))  # commonprefix compares lists element by element
+    folders = [folder[shared + is_split("".join(folder[shared : shared + 1])) :] for folder in folders]
+    labels, classes = index_classes([folder[0] if folder else None for folder in folders])
+    return (labels, classes) if len(classes) > 1 else (None, None)
+
+
+def _member(shards: TarShards, extension: str, row: int) -> str | None:
+    if shards.members[extension][row, 0] < 0:
+        return None
+    return shards.read(extension, row).decode("utf-8", "replace").strip()
+
+
+def _json_label(text: str | None) -> str | None:
+    try:
+        value = json.loads(text or "null")
+    except ValueError:
+        return None
+    label = value.get("label") if isinstance(value, dict) else None
+    return str(label) if isinstance(label, str | int | float) else None
+
+
+def _from_hub(source: str, name: str, labels: str | None, split: str | None) -> ImageSamples:
+    table = hub.open_hub(name, split)
+    image_kind = require("datasets", "hub").Image
+    columns = [column for column, kind in table.features.items() if isinstance(kind, image_kind)]
+    if not columns:
+        raise UserError(
+            f"{source} has no image column, only {', '.join(table.column_names)}: give one that has"
+        )
+    column = labels if labels is not None and not os.path.exists(labels) else None
+    found, classes = hub.hub_labels(table, column)
+    kind = "images in a Hugging Face data set"
+    return _assembled(source, HubStore(table, columns[0]), kind, None if column else labels, found, classes)
+
+
+def _format(names: Sequence[str]) -> str:
+    """The commonest format of some files in words."""
+    suffixes = Counter(f".{name.rpartition('.')[2].lower()}" for name in names)
+    suffix = suffixes.most_common(1)[0][0]
+    return FORMATS.get(suffix, suffix[1:].upper()) if len(suffixes) == 1 else "assorted"
+
+
+def _assembled(
+    source: str,
+    store: Store,
+    kind: str,
+    label_file: str | None,
+    labels: np.ndarray | None = None,
+    classes: list[str] | None = None,
+    problems: Sequence[BadSample] = (),
+) -> ImageSamples:
+    if label_file is not None and len(store):
+        labels, classes = labels_from_file(label_file, [store.identity(index) for index in range(len(store))])
+    return ImageSamples(source, store, kind, labels, classes, problems, image_samples.RESIDENT_BYTES)

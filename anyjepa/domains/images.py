@@ -1,4 +1,4 @@
-"""Images: read from folders, arrays, IDX files, tar shards and the Hugging Face hub; measured, cut and shown."""
+"""Images: read from folders, arrays, shards and the Hugging Face hub; measured, cut and shown."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PICTURE_SIDE = 96
 
 
 class Images(Domain):
-    """Images of any size, number of channels and depth. A batch is {"image": (n, channels, height, width)}."""
+    """Images of any size, channels and depth. A batch is {"image": (n, channels, height, width)}."""
 
     name = "image"
 

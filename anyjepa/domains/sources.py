@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +12,18 @@ import numpy as np
 
 from anyjepa.core.errors import UserError, nearest
 
-__all__ = ["NoSplit", "existing", "index_classes", "list_files", "natural_split", "split_order"]
+__all__ = [
+    "NoSplit",
+    "as_labels",
+    "existing",
+    "index_classes",
+    "is_split",
+    "list_files",
+    "list_folders",
+    "named_split",
+    "natural_split",
+    "split_order",
+]
 
 SPLITS = {
     "train": ("train", "training"),
@@ -98,14 +111,18 @@ def split_order(split: str | None) -> list[str]:
     return [split]
 
 
+def is_split(name: str) -> bool:
+    """Whether a name is just the name of a split."""
+    return any(name.lower() in words for words in SPLITS.values())
+
+
 def natural_split(folders: Sequence[str], split: str | None) -> str | None:
     """The folder that holds ``split``, or None where the folders are not splits and none was asked for.
 
-    Folders count as splits where at least two bear the name of one or all do: a class may be called ``train``.
+    Folders count as splits where at least two bear the name of one, or all do: a class may be called train.
     Raises NoSplit.
     """
-    known = {word for words in SPLITS.values() for word in words}
-    named = [folder for folder in folders if folder.lower() in known]
+    named = [folder for folder in folders if is_split(folder)]
     if len(named) < 2 and (not named or len(named) != len(folders)):
         if split is None or split.lower() in SPLITS["train"]:
             return None
@@ -124,3 +141,33 @@ def index_classes(values: Sequence[str | None]) -> tuple[np.ndarray, list[str]]:
     classes = sorted(distinct, key=(lambda value: (int(value), value)) if numeric else None)
     index = {value: position for position, value in enumerate(classes)}
     return np.array([-1 if value is None else index[value] for value in values], np.int64), classes
+
+
+def named_split(name: str) -> str | None:
+    """``train``, ``val`` or ``test`` where a name begins with one of their words, as in ``test-0001.tar``."""
+    for split, words in SPLITS.items():
+        if re.match(rf"({'|'.join(words)})(?![a-z])", name.lower()):
+            return split
+    return None
+
+
+def as_labels(values: Sequence[str | None]) -> tuple[np.ndarray, list[str] | None]:
+    """Labels from text: whole numbers and words are classes, other numbers are float32 targets.
+
+    Empty text, None and ``nan`` are unknown; so is -1 where there are other numbers than -1 and 1. Returns (n,)
+    int64 class indices (-1 unknown) and the classes, or (n,) float32 (NaN unknown) and None.
+    """
+    known = [
+        None if value is None or value.strip().lower() in ("", "nan") else value.strip() for value in values
+    ]
+    try:
+        numbers = [None if value is None else float(value) for value in known]
+    except ValueError:
+        return index_classes(known)
+    present = [number for number in numbers if number is not None]
+    if not all(math.isfinite(number) and number == int(number) for number in present):
+        return np.array([math.nan if number is None else number for number in numbers], np.float32), None
+    signs = set(present) <= {-1.0, 1.0}
+    return index_classes(
+        [None if number is None or (number == -1 and not signs) else str(int(number)) for number in numbers]
+    )

@@ -1,0 +1,186 @@
+"""WebDataset tar shards, read at random: an index made once on opening says where each member's bytes are."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from anyjepa.core.errors import BadSample, UserError
+from anyjepa.domains.sources import NoSplit, existing, named_split, split_order
+
+__all__ = ["TarShards", "expand_braces", "find_shards"]
+
+OPEN_SHARDS = 64
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """``a-{00..02}.tar`` as three names and ``{a,b}`` as two, nested or side by side."""
+    match = re.search(r"\{([^{}]*)\}", pattern)
+    if match is None:
+        return [pattern]
+    run = re.fullmatch(r"(\d+)\.\.(\d+)", match[1])
+    if run:
+        first, last = int(run[1]), int(run[2])
+        width = len(run[1]) if run[1].startswith("0") or len(run[1]) == len(run[2]) else 0
+        step = 1 if last >= first else -1
+        inner = [str(number).zfill(width) for number in range(first, last + step, step)]
+    else:
+        inner = match[1].split(",")
+    return [
+        name
+        for word in inner
+        for name in expand_braces(pattern[: match.start()] + word + pattern[match.end() :])
+    ]
+
+
+def find_shards(pattern: str, split: str | None) -> list[str]:
+    """Paths of the shards that a pattern with braces and wildcards names, or of all in a folder.
+
+    Where shards (or the folders they are in) begin with the names of splits, those of ``split`` are taken, of
+    train where it is None. Raises UserError where a shard is missing or there is none, NoSplit.
+    """
+    paths: list[str] = []
+    for name in expand_braces(os.path.expanduser(pattern)):
+        if glob.has_magic(name) and not os.path.exists(name):
+            paths += sorted(glob.glob(name, recursive=True))
+        else:
+            found = existing(name)
+            paths += sorted(glob.glob(os.path.join(glob.escape(name), "*.tar"))) if found.is_dir() else [name]
+    paths = list(dict.fromkeys(paths))
+    if not paths:
+        raise UserError(f"wds:{pattern} names no tar shard: give the path of one, braces and * as in a shell")
+    return _of_split(paths, split)
+
+
+def _of_split(paths: list[str], split: str | None) -> list[str]:
+    splits = [
+        named_split(os.path.basename(path)) or named_split(os.path.basename(os.path.dirname(path)))
+        for path in paths
+    ]
+    if split is None and len(set(splits)) == 1:
+        return paths
+    if not any(splits) and split_order(split)[0].lower() in split_order("train"):
+        return paths
+    for word in split_order(split):
+        chosen = [
+            path for path, named in zip(paths, splits, strict=True) if named and named_split(word) == named
+        ]
+        if chosen:
+            return chosen
+    known = ", ".join(sorted({named for named in splits if named})) or "none that is named"
+    raise NoSplit(
+        f"the shards hold no split {split!r}, but {known}: name shards after their split, as in test.tar"
+    )
+
+
+@dataclass
+class TarShards:
+    """The members of several uncompressed tar files, grouped by key. Can be pickled.
+
+    A key is a member's path up to the first dot of its base name; what follows the dot (in lower case) is
+    its extension. Where two shards hold the same key, keys are preceded by the shard's name and a colon.
+
+    Attributes: keys: of the n samples. members: extension to (n, 3) int64 shard, offset and size in bytes, -1
+    where a sample has no such member. problems: what is missing of shards that are cut off or damaged.
+    """
+
+    paths: Sequence[str]
+    keys: list[str] = field(init=False)
+    members: dict[str, np.ndarray] = field(init=False)
+    problems: list[BadSample] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._files: dict[int, int] = {}
+        self.problems = []
+        rows: dict[tuple[int, str], int] = {}
+        found: dict[str, list[tuple[int, int, int, int]]] = {}
+        for shard, path in enumerate(self.paths):
+            for name, offset, size in self._walk(path):
+                folder, slash, base = name.rpartition("/")
+                stem, dot, extension = base.partition(".")
+                if not stem or not dot:
+                    continue
+                row = rows.setdefault((shard, folder + slash + stem), len(rows))
+                found.setdefault(extension.lower(), []).append((row, shard, offset, size))
+        self.keys = _unique_keys(list(rows), self.paths)
+        self.members = {extension: _table(places, len(rows)) for extension, places in found.items()}
+
+    def read(self, extension: str, index: int) -> bytes:
+        """The bytes of one member. Raises OSError where the shard has become unreadable or shorter."""
+        shard, offset, size = (int(value) for value in self.members[extension][index])
+        file = self._files.get(shard)
+        kept = file is not None
+        if file is None:
+            file = os.open(self.paths[shard], os.O_RDONLY)
+            if len(self._files) < OPEN_SHARDS:
+                kept = self._files.setdefault(shard, file) == file
+        try:
+            content = os.pread(file, size, offset)
+        finally:
+            if not kept:
+                os.close(file)
+        if len(content) < size:
+            raise OSError(f"{self.paths[shard]} has become shorter")
+        return content
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_files": {}}
+
+    def __del__(self) -> None:
+        for file in self.__dict__.get("_files", {}).values():
+            os.close(file)
+
+    def _walk(self, path: str) -> Iterator[tuple[str, int, int]]:
+        """Name, offset and size of every regular file of one shard; damage is added to ``problems``."""
+        length, end, last = os.path.getsize(path), 0, "its beginning"
+        try:
+            with open(path, "rb") as raw:
+                if raw.read(2) in (b"\x1f\x8b", b"BZ", b"\xfd7", b"\x28\xb5"):
+                    raise UserError(
+                        f"{path} is compressed, which rules out random access: unpack it to a plain .tar"
+                    )
+            with tarfile.open(path, "r:") as archive:
+                while member := archive.next():
+                    archive.members.clear()  # the archive would keep them all
+                    end, last = member.offset_data + -(-member.size // 512) * 512, member.name
+                    if member.offset_data + member.size > length:
+                        break
+                    if member.isreg() and not os.path.basename(member.name).startswith("."):
+                        yield member.name.removeprefix("./"), member.offset_data, member.size
+        except tarfile.TarError as error:
+            self.problems.append(BadSample(path, f"damaged after {last} ({error}); the rest is left out"))
+            return
+        except PermissionError:
+            raise UserError(f"{path} may not be read: give yourself permission to it (chmod u+r)") from None
+        if not _ends_well(path, end, length):
+            self.problems.append(BadSample(path, f"cut off or damaged after {last}; the rest is left out"))
+
+
+def _ends_well(path: str, end: int, length: int) -> bool:
+    """Whether a block of zeros, with which a whole tar ends, follows its last member."""
+    if end + 512 > length:
+        return False
+    with open(path, "rb") as file:
+        file.seek(end)
+        return not any(file.read(512))
+
+
+def _unique_keys(keys: list[tuple[int, str]], paths: Sequence[str]) -> list[str]:
+    if len({key for _, key in keys}) == len(keys):
+        return [key for _, key in keys]
+    bases = [os.path.basename(path) for path in paths]
+    shards = bases if len(set(bases)) == len(bases) else list(paths)
+    return [f"{shards[shard]}:{key}" for shard, key in keys]
+
+
+def _table(places: list[tuple[int, int, int, int]], count: int) -> np.ndarray:
+    table = np.full((count, 3), -1, np.int64)
+    values = np.array(places, np.int64)
+    table[values[:, 0]] = values[:, 1:]
+    return table
