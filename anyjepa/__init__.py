@@ -1,0 +1,40 @@
+"""anyjepa: pre-train an encoder on unlabelled data of any kind, see whether it is any good, and take it away.
+
+The words are those of the command line: `train`, `load`, `inspect`, `evaluate`, `embed`, `export`, `report`;
+`health` holds the label-free measures and `Encoder` is any recipe in scikit-learn's manner. Importing
+anyjepa has no side effects and loads no torch: each name is loaded when first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "train": ("anyjepa.engine.train", "train"),
+    "Settings": ("anyjepa.engine.train", "Settings"),
+    "load": ("anyjepa.engine.run", "load"),
+    "embed": ("anyjepa.engine.takeaway", "embed"),
+    "export": ("anyjepa.engine.takeaway", "export"),
+    "inspect": ("anyjepa.evaluate.inspection", "inspect"),
+    "evaluate": ("anyjepa.evaluate.evaluation", "evaluate"),
+    "report": ("anyjepa.report.gather", "report"),
+    "Encoder": ("anyjepa.engine.estimator", "Encoder"),
+    "health": ("anyjepa.core.health", None),
+    "UserError": ("anyjepa.core.errors", "UserError"),
+}
+__all__ = ["__version__", *_WHERE]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'anyjepa' has no attribute '{name}'")
+    module, attribute = _WHERE[name]
+    loaded = importlib.import_module(module)
+    return getattr(loaded, attribute) if attribute else loaded
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,68 @@
+"""What a run tells while it trains: metrics.jsonl, TensorBoard, and progress for a person."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.utils.tensorboard import SummaryWriter
+
+from anyjepa.engine.files import append_line, explained, read_lines, write_whole
+
+PLAIN_SECONDS = 10.0
+SHOWN = ("loss", "rankme", "samples_per_second")
+
+
+class Journal:
+    """Writes each logged step to the run's folder and shows it; on a terminal as a bar, else a line now and then.
+
+    Args:
+        run: the run's folder.
+        steps: of the whole training.
+        start: steps already done; later rows of metrics.jsonl, written before a crash, are dropped.
+        quiet: show nothing.
+    """
+
+    def __init__(self, run: Path, steps: int, start: int = 0, quiet: bool = False) -> None:
+        self.path = run / "metrics.jsonl"
+        kept = [row for row in read_lines(self.path) if row["step"] <= start]
+        with explained(f"write {self.path}"):
+            write_whole(self.path, "".join(json.dumps(row) + "\n" for row in kept).encode())
+            self.board = SummaryWriter(str(run), purge_step=start + 1 if start else None)
+        self.console = Console(stderr=True, quiet=quiet, soft_wrap=True)
+        self.steps, self.last_line = steps, time.monotonic()
+        self.bar: Progress | None = None
+        if self.console.is_terminal and not quiet:
+            columns = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} steps")]
+            self.bar = Progress(*columns, TextColumn("{task.fields[figures]}"), TimeRemainingColumn(), console=self.console)
+            self.task = self.bar.add_task("training", total=steps, completed=start, figures="")
+            self.bar.start()
+
+    def record(self, row: dict[str, Any]) -> None:
+        """Log one row; `step` is required, what was not measured is absent."""
+        append_line(self.path, row)
+        for name, value in row.items():
+            if isinstance(value, int | float) and name != "step":
+                self.board.add_scalar(name, value, row["step"])
+        figures = "  ".join(f"{name.replace('_', ' ')} {row[name]:.4g}" for name in SHOWN if name in row)
+        if self.bar:
+            self.bar.update(self.task, completed=row["step"], figures=figures)
+        elif time.monotonic() - self.last_line > PLAIN_SECONDS or row["step"] == self.steps:
+            self.last_line = time.monotonic()
+            left = (self.steps - row["step"]) * row.get("seconds_per_step", 0.0)
+            self.console.print(f"step {row['step']}/{self.steps}  {figures}  {left:.0f} s left", highlight=False)
+
+    def say(self, message: str, style: str = "") -> None:
+        """A sentence for the person, above the bar."""
+        self.console.print(message, style=style, highlight=False)
+
+    def close(self) -> None:
+        """Finish the bar and the event file."""
+        if self.bar:
+            self.bar.stop()
+        self.board.close()
+

@@ -1,0 +1,87 @@
+"""Batches as a function of the step: any number of workers, any point to start from, the same batches."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from anyjepa.core.errors import BadSample, UserError
+from anyjepa.core.method import Batch
+from anyjepa.domains import Samples
+from anyjepa.engine.randomness import permutation, uniforms
+from anyjepa.recipes import Recipe
+
+Loaded = tuple[Batch, list[BadSample]]
+
+
+def read_many(samples: Samples, indices: np.ndarray) -> tuple[list[np.ndarray] | np.ndarray, list[BadSample]]:
+    """Raw samples; a damaged one is replaced by the next that is whole, and named.
+
+    Raises:
+        UserError: a hundred in a row are damaged.
+    """
+    resident = getattr(samples, "array", None)
+    if resident is not None:
+        return resident[indices], []
+    found, problems = [], []
+    for index in indices:
+        for attempt in range(100):
+            try:
+                found.append(samples.read(int((index + attempt) % len(samples))))
+                break
+            except BadSample as problem:
+                problems.append(problem)
+        else:
+            raise UserError(f"100 samples in a row cannot be read, the last being {problems[-1]}; check the data.")
+    return found, problems
+
+
+class Steps(Dataset):
+    """Item s is the batch of step s + 1: read, drawn and stacked.
+
+    Args:
+        samples: where raw samples come from.
+        recipe: draws them.
+        batch_size: samples a step.
+        seed: of the run.
+        steps: of the whole training.
+    """
+
+    def __init__(self, samples: Samples, recipe: Recipe, batch_size: int, seed: int, steps: int) -> None:
+        self.samples, self.recipe, self.batch_size, self.seed, self.steps = samples, recipe, batch_size, seed, steps
+        self.steps_per_epoch = max(1, len(samples) // batch_size)
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> Loaded:
+        epoch, position = divmod(step, self.steps_per_epoch)
+        order = _order(self.seed, epoch, len(self.samples))
+        indices = order[position * self.batch_size : (position + 1) * self.batch_size]
+        raw, problems = read_many(self.samples, indices)
+        return self.recipe.draw(raw, uniforms(self.seed, epoch, indices)), problems
+
+
+@functools.lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, samples: int) -> np.ndarray:
+    return permutation(seed, epoch, samples)
+
+
+def batches(steps: Steps, start: int, workers: int, pin: bool) -> Iterator[Loaded]:
+    """Batches of the steps after `start`, loaded ahead by `workers` processes (0: in this one)."""
+    options: dict[str, Any] = {"prefetch_factor": 4, "persistent_workers": True} if workers else {}
+    loader = DataLoader(
+        steps,
+        batch_size=None,
+        sampler=range(start, len(steps)),
+        num_workers=workers,
+        pin_memory=pin,
+        generator=torch.Generator(),  # its own, so that iterating leaves the global one alone
+        **options,
+    )
+    return iter(loader)

@@ -1,0 +1,176 @@
+"""A run on disk: its settings, its encoder, and using it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from jaxtyping import Float
+from safetensors.torch import load_file
+from torch import Tensor
+
+from anyjepa.core.errors import BadSample, UserError, nearest
+from anyjepa.core.method import Batch, Method
+from anyjepa.domains import Domain, Samples, domains
+from anyjepa.engine.checkpoint import load_strictly, newest_checkpoint, restore
+from anyjepa.engine.files import read_lines, write_whole
+from anyjepa.recipes import Recipe, recipe
+
+
+def read_config(path: Path | str) -> dict[str, Any]:
+    """``config.yaml`` of a run's folder.
+
+    Raises:
+        UserError: the folder is not a run.
+    """
+    path = Path(path)
+    file = path / "config.yaml"
+    if not file.is_file():
+        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        hint = "" if path.exists() else nearest(path.name, siblings)
+        raise UserError(f"{path} is not a run: it has no config.yaml.{hint}")
+    try:
+        config = yaml.safe_load(file.read_text())
+    except yaml.YAMLError as problem:
+        raise UserError(f"{file} is not readable YAML ({problem}); restore it from a copy.") from problem
+    return config
+
+
+def write_config(path: Path, config: dict[str, Any]) -> None:
+    """Write ``config.yaml`` whole."""
+    write_whole(path / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
+
+
+def recipe_fields(kind: Recipe) -> dict[str, Any]:
+    """Every field of a recipe as plain YAML values."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(kind).items()}
+
+
+def recipe_of(config: dict[str, Any]) -> Recipe:
+    """The recipe a config describes, every field as it was."""
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in config["fields"].items()}
+    return recipe(config["recipe"]).preset("paper", **fields)
+
+
+def build_method(kind: Recipe, facts: dict[str, Any], seed: int) -> Method:
+    """The recipe's method with fresh weights that depend on the seed only."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return kind.method(facts)
+
+
+@dataclass
+class Run:
+    """A trained encoder with its settings.
+
+    Args:
+        path: the run's folder.
+        config: of ``config.yaml``.
+        recipe: with every field as it was trained.
+        domain: the kind of data.
+        method: in evaluation mode, on `device`.
+        device: where it computes.
+        problems: samples that could not be read so far.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    recipe: Recipe
+    domain: Domain
+    method: Method
+    device: torch.device
+    problems: list[BadSample] = dataclasses.field(default_factory=list)
+
+    def open(
+        self, source: str | np.ndarray | None = None, labels: str | None = None, split: str | None = None
+    ) -> Samples:
+        """Samples of a source; of the data it was trained on where none is given."""
+        if source is None:
+            source = self.config["data"]["source"]
+            if source is None:
+                raise UserError("this run was trained on an array in memory; name the data with --data.")
+        return self.domain.open(source, labels, split)
+
+    def batches(
+        self, samples: Samples | np.ndarray, indices: np.ndarray | None = None, batch_size: int = 256
+    ) -> Iterator[tuple[np.ndarray, Batch]]:
+        """Batches as they are used, on the device, with the indices of their samples; damaged ones left out."""
+        opened = self.domain.open(samples) if isinstance(samples, np.ndarray) else samples
+        indices = np.arange(len(opened)) if indices is None else indices
+        for start in range(0, len(indices), batch_size):
+            raw, kept = [], []
+            for index in indices[start : start + batch_size]:
+                try:
+                    raw.append(opened.read(int(index)))
+                    kept.append(index)
+                except BadSample as problem:
+                    self.problems.append(problem)
+            if kept:
+                batch = self.recipe.present(raw)
+                yield np.array(kept), {name: value.to(self.device) for name, value in batch.items()}
+
+    @torch.inference_mode()
+    def embed(
+        self, samples: Samples | np.ndarray, batch_size: int = 256, indices: np.ndarray | None = None
+    ) -> Float[Tensor, "samples dim"]:
+        """One vector a sample, float32, on the CPU, in the samples' order; damaged ones left out (`problems`)."""
+        parts = [
+            self.method.embed(batch).float().cpu() for _, batch in self.batches(samples, indices, batch_size)
+        ]
+        if not parts:
+            raise UserError("none of these samples can be read, so there is nothing to embed.")
+        return torch.cat(parts)
+
+    def untrained(self) -> Run:
+        """The same recipe and data statistics with the weights training began from."""
+        method = build_method(self.recipe, self.config["data"]["facts"], self.config["seed"])
+        return dataclasses.replace(self, method=method.eval().to(self.device), problems=[])
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Rows of ``metrics.jsonl``."""
+        return read_lines(self.path / "metrics.jsonl")
+
+    def results(self) -> list[dict[str, Any]]:
+        """Rows of ``evaluations.jsonl``."""
+        return read_lines(self.path / "evaluations.jsonl")
+
+
+def load(path: Path | str, device: str = "auto") -> Run:
+    """A run by its folder, ready to embed.
+
+    A finished run gives the weights of ``encoder.safetensors``, everything else what the newest checkpoint
+    holds, where there is one.
+
+    Raises:
+        UserError: the folder is no run, or it has neither an encoder nor a checkpoint.
+    """
+    path, where = Path(path), choose_device(device)
+    config = read_config(path)
+    kind = recipe_of(config)
+    method = build_method(kind, config["data"]["facts"], config["seed"])
+    checkpoint, _ = newest_checkpoint(path / "checkpoints")
+    encoder = path / "encoder.safetensors"
+    if checkpoint:
+        restore(checkpoint, method)
+    elif not encoder.is_file():
+        raise UserError(f"{path} has no encoder yet: train it first, or go on with --resume.")
+    if encoder.is_file():
+        load_strictly(method.backbone, load_file(encoder))
+    return Run(path, config, kind, domains()[kind.domain], method.eval().to(where), where)
+
+
+def choose_device(device: str) -> torch.device:
+    """``auto`` is the accelerator where there is one, else the CPU."""
+    if device != "auto":
+        try:
+            return torch.device(device)
+        except RuntimeError as problem:
+            raise UserError(f"there is no device '{device}': use auto, cpu, cuda or mps.") from problem
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return accelerator or torch.device("cpu")

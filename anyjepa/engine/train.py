@@ -1,0 +1,351 @@
+"""Pre-training: one loop for every recipe, on Lightning Fabric."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from safetensors.torch import save
+from torch import Tensor
+
+import anyjepa
+from anyjepa.core.errors import BadSample, UserError
+from anyjepa.core.method import Context, Method
+from anyjepa.core.transformer import Encoder, Predictor
+from anyjepa.domains import Samples, domains
+from anyjepa.engine.checkpoint import newest_checkpoint, restore, save_checkpoint
+from anyjepa.engine.files import append_line, explained, write_whole
+from anyjepa.engine.journal import Journal
+from anyjepa.engine.loading import Steps, batches
+from anyjepa.engine.optimiser import apply, build_optimiser, schedule
+from anyjepa.engine.randomness import step_generator
+from anyjepa.engine.run import build_method, choose_device, read_config, recipe_fields, recipe_of, write_config
+from anyjepa.engine.watch import Watch
+from anyjepa.recipes import Recipe, recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a run is trained; nothing here changes what is learned, but for the seed and the length."""
+
+    steps: int | None = None  # length of the training in updates, instead of the recipe's epochs
+    seed: int = 0  # of weights, order, crops and masks
+    device: str = "auto"  # auto, cpu, cuda or mps
+    precision: str = "auto"  # auto (bf16 on GPUs, fp32 on CPUs) or one of Lightning Fabric's
+    workers: int | None = None  # loader processes; as many as help where not given
+    compile: bool = False  # compile encoder and predictor with torch.compile
+    log_every: int = 20  # steps between logged rows
+    checkpoint_every: int | None = None  # steps between checkpoints; every minute where not given
+    max_bad_fraction: float = 0.01  # share of damaged samples at which training stops
+    quiet: bool = False  # show no progress
+
+
+def train(
+    name: str | Recipe,
+    data: str | np.ndarray | None = None,
+    out: str | Path | None = None,
+    *,
+    preset: str = "tiny",
+    resume: bool = False,
+    settings: Settings | None = None,
+    **fields: Any,
+) -> dict[str, Any]:
+    """Pre-train an encoder on unlabelled data.
+
+    Args:
+        name: a recipe's name, or a recipe.
+        data: source; the recipe's example where not given.
+        out: the run's folder; ``runs/NAME`` where not given. It must be new unless `resume` is set.
+        preset: of the recipe.
+        resume: go on with the run in `out` from its newest checkpoint.
+        settings: see `Settings`.
+        fields: of the recipe, over the preset's.
+
+    Returns:
+        ``run``, ``steps``, ``loss``, ``rankme``, ``samples_per_second``, and ``stopped_by`` (a signal's
+        number) when it was told to stop.
+
+    Raises:
+        UserError: a mistake that the message explains.
+    """
+    settings = settings or Settings()
+    kind = name if isinstance(name, Recipe) else recipe(name).preset(preset, **fields)
+    path = Path(out or Path("runs") / kind.name)
+    if resume and (path / "config.yaml").exists():
+        config = read_config(path)
+        kind = _same_recipe(kind, recipe_of(config), fields)
+        samples = _open(kind, data if data is not None else config["data"]["source"], settings)
+        if samples.fingerprint() != config["data"]["fingerprint"]:
+            raise UserError(f"the data changed since {path} began: put it back as it was, or start a new run.")
+    else:
+        if (path / "config.yaml").exists():
+            raise UserError(f"{path} already holds a run: go on with --resume, or choose another --out.")
+        samples = _open(kind, data if data is not None else kind.example_data, settings)
+        config = _new_config(kind, preset, samples, data, settings)
+    return _Training(path, config, kind, samples, settings).run()
+
+
+def _same_recipe(asked: Recipe, stored: Recipe, fields: dict[str, Any]) -> Recipe:
+    if asked.name != stored.name:
+        raise UserError(f"this run was trained with {stored.name}, not {asked.name}: choose another --out.")
+    for name, value in fields.items():
+        if getattr(stored, name) != value:
+            raise UserError(
+                f"this run was started with {name} = {getattr(stored, name)}, not {value}: "
+                "leave it out with --resume, or choose another --out."
+            )
+    return stored
+
+
+def _open(kind: Recipe, data: str | np.ndarray | None, settings: Settings) -> Samples:
+    if data is None:
+        raise UserError("this run was trained on an array in memory; give the same data again.")
+    samples = domains()[kind.domain].open(data)
+    total = len(samples) + len(samples.problems)
+    _limit(samples.problems, total, settings.max_bad_fraction)
+    if len(samples) == 0:
+        raise UserError(f"there is nothing to train on in {samples.source}.")
+    return samples
+
+
+def _limit(problems: list[BadSample], total: int, fraction: float) -> None:
+    damaged = len({problem.identity for problem in problems})
+    if damaged > fraction * total:
+        raise UserError(
+            f"{damaged} of {total} samples are damaged, above the limit of {fraction:.3g} (--max-bad-fraction); "
+            f"the first is {problems[0]}."
+        )
+
+
+def _new_config(
+    kind: Recipe, preset: str, samples: Samples, data: str | np.ndarray | None, settings: Settings
+) -> dict[str, Any]:
+    batch_size = min(kind.batch_size, len(samples))
+    steps = settings.steps or max(1, round(kind.epochs * (len(samples) // batch_size)))
+    return {
+        "recipe": kind.name,
+        "preset": preset,
+        "fields": recipe_fields(kind),
+        "seed": settings.seed,
+        "steps": steps,
+        "batch_size": batch_size,
+        "data": {
+            "source": None if isinstance(data, np.ndarray) else samples.source,
+            "kind": kind.domain,
+            "samples": len(samples),
+            "fingerprint": samples.fingerprint(),
+            "description": samples.description,
+            "facts": domains()[kind.domain].measure(samples, settings.seed),
+        },
+        "versions": {"anyjepa": anyjepa.__version__, "torch": str(torch.__version__)},
+        "status": "training",
+    }
+
+
+class _Training:
+    """One process's part in one run, from the first step or the newest checkpoint to the end."""
+
+    def __init__(
+        self, path: Path, config: dict[str, Any], kind: Recipe, samples: Samples, settings: Settings
+    ) -> None:
+        self.path, self.config, self.recipe = path, config, kind
+        self.samples, self.settings = samples, settings
+        self.steps: int = config["steps"]
+        with explained(f"use {path} for the run"):
+            (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+            self._set_status("training")
+        device = choose_device(settings.device)
+        precision: Any = settings.precision
+        if precision == "auto":
+            precision = "bf16-mixed" if device.type == "cuda" else "32-true"
+        self.fabric = Fabric(accelerator=device.type, devices=1, precision=precision)
+        self.method = build_method(kind, config["data"]["facts"], config["seed"]).to(device)
+        self.optimiser = build_optimiser(self.method)
+        checkpoint, complaints = newest_checkpoint(path / "checkpoints")
+        if checkpoint:
+            restore(checkpoint, self.method, self.optimiser)
+        self.start = checkpoint.step if checkpoint else 0
+        self.named: set[str] = set()
+        self.watch = Watch()
+        self.journal = Journal(path, self.steps, self.start, settings.quiet)
+        self._introduce(complaints)
+
+    def _introduce(self, complaints: list[str]) -> None:
+        data = self.config["data"]
+        for complaint in complaints:
+            self.journal.say(complaint, style="yellow")
+        if self.config["batch_size"] < self.recipe.batch_size:
+            self.journal.say(
+                f"a batch is {self.config['batch_size']} samples, all there are, not {self.recipe.batch_size}.",
+                style="yellow",
+            )
+        count = sum(p.numel() for p in self.method.backbone.parameters())
+        verb = f"going on from step {self.start} of" if self.start else "training for"
+        self.journal.say(
+            f"{self.recipe.name} on {data['description']}: {verb} {self.steps} steps of "
+            f"{self.config['batch_size']}, an encoder of {count:,} parameters, into {self.path}"
+        )
+        if not self.start:
+            self._name_damaged(self.samples.problems)
+
+    def run(self) -> dict[str, Any]:
+        """Train, save, and say how it went."""
+        model, self.optimiser = self.fabric.setup(self.method, self.optimiser)
+        model.train()
+        if self.settings.compile:
+            for part in self.method.modules():
+                if isinstance(part, Encoder | Predictor):
+                    part.compile()
+        try:
+            with _stop_signals() as stopped:
+                done = self._loop(model, stopped)
+        finally:
+            self.journal.close()
+        return self._finish(done, stopped[0] if stopped else None)
+
+    def _loop(self, model: Any, stopped: list[int]) -> int:
+        step, saved, saved_at = self.start, self.start, time.monotonic()
+        log = _Log(self.config["batch_size"])
+        for batch, problems in self._batches():
+            step += 1
+            values = schedule(self.recipe, step, self.steps)
+            log.add(self._step(model, batch, step, values))
+            self._name_damaged(problems)
+            if step % self.settings.log_every == 0 or step == self.steps or stopped:
+                self._record(log, step, values)
+            every = self.settings.checkpoint_every
+            due = step - saved >= every if every else time.monotonic() - saved_at > 60
+            if due or stopped or step == self.steps:
+                self._save(step)
+                saved, saved_at = step, time.monotonic()
+            if stopped:
+                break
+        return step
+
+    def _batches(self) -> Iterator[Any]:
+        loader = Steps(self.samples, self.recipe, self.config["batch_size"], self.config["seed"], self.steps)
+        self.steps_per_epoch = loader.steps_per_epoch
+        workers = self.settings.workers
+        if workers is None:
+            # decoded data in memory is drawn faster than another process can hand it over
+            resident = getattr(self.samples, "array", None) is not None
+            workers = 0 if resident else min(8, max(1, torch.get_num_threads() - 1))
+        return batches(loader, self.start, workers, pin=self.fabric.device.type == "cuda")
+
+    def _step(self, model: Any, batch: dict[str, Tensor], step: int, values: dict[str, float]) -> dict[str, Tensor]:
+        device = self.fabric.device
+        batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+        context = Context(step, self.steps, step_generator(self.config["seed"], step, device))
+        apply(self.optimiser, values)
+        losses = model(batch, context)
+        self.fabric.backward(losses["loss"])
+        if self.recipe.gradient_clip:
+            self.fabric.clip_gradients(model, self.optimiser, max_norm=self.recipe.gradient_clip)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        self.method.after_step(context)
+        embedding = losses.pop("embedding", None)
+        if embedding is not None:
+            self.watch.see(embedding)
+        return losses
+
+    def _record(self, log: _Log, step: int, values: dict[str, float]) -> None:
+        row = {"step": step, "epoch": step / self.steps_per_epoch, **log.take(), **values}
+        if not np.isfinite(row["loss"]):
+            raise UserError(
+                f"the loss is no longer a number at step {step}; the last checkpoint is intact: try a lower "
+                "--learning-rate or --gradient-clip 1."
+            )
+        figures, news = self.watch.measure()
+        if news:
+            collapsed = news != "no longer collapsed"
+            self.journal.say(f"step {step}: {news}.", style="bold red" if collapsed else "green")
+            row["warning"] = news
+        self.journal.record({**row, **figures})
+        self.last = {**row, **figures}
+
+    def _name_damaged(self, problems: list[BadSample]) -> None:
+        new = [problem for problem in problems if problem.identity not in self.named]
+        for problem in new:
+            self.named.add(problem.identity)
+            append_line(self.path / "skipped.jsonl", {"sample": problem.identity, "reason": problem.reason})
+            self.journal.say(f"skipped {problem}", style="yellow")
+        if new:
+            total = len(self.samples) + len(self.samples.problems)
+            bad = [BadSample(name, "see skipped.jsonl") for name in sorted(self.named)]
+            _limit([*new, *bad], total, self.settings.max_bad_fraction)
+
+    def _save(self, step: int) -> None:
+        save_checkpoint(self.path / "checkpoints", step, self.method, self.optimiser, {})
+
+    def _finish(self, step: int, stopped_by: int | None) -> dict[str, Any]:
+        with explained(f"write the encoder to {self.path} (the checkpoint is intact)"):
+            save_encoder(self.method, self.path / "encoder.safetensors")
+            self._set_status("finished" if step >= self.steps else "stopped")
+        last = getattr(self, "last", {})
+        keys = ("loss", "rankme", "rankme_centred", "samples_per_second")
+        result = {"run": str(self.path), "steps": step, **{key: last[key] for key in keys if key in last}}
+        return result if stopped_by is None else {**result, "stopped_by": stopped_by}
+
+    def _set_status(self, status: str) -> None:
+        self.config["status"] = status
+        write_config(self.path, self.config)
+
+
+class _Log:
+    """Scalars between two logged rows, kept on the device: reading one would wait for it."""
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self.sums: dict[str, Tensor] = {}
+        self.count, self.since = 0, time.perf_counter()
+
+    def add(self, losses: dict[str, Tensor]) -> None:
+        for name, value in losses.items():
+            value = value.detach()
+            self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
+        self.count += 1
+
+    def take(self) -> dict[str, float]:
+        """Means since the last call, and the rate."""
+        means = {name: float(value) / self.count for name, value in self.sums.items()}
+        seconds = (time.perf_counter() - self.since) / self.count
+        self.sums, self.count, self.since = {}, 0, time.perf_counter()
+        return {**means, "samples_per_second": self.batch_size / seconds, "seconds_per_step": seconds}
+
+
+def save_encoder(method: Method, path: Path) -> None:
+    """Write the weights a user takes away, whole."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in method.backbone.state_dict().items()}
+    write_whole(path, save(tensors))
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM instead of dying of them; a second one of a kind acts as usual."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def receive(number: int, _frame: Any) -> None:
+        received.append(number)
+        signal.signal(number, previous[number])
+
+    for number in previous:
+        signal.signal(number, receive)
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
