@@ -15,17 +15,16 @@ help:  ## Show this list
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-# Either stamp serves the demo: a development install already has everything that it needs.
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
-	@if [ -e $(VENV)/.installed-dev ]; then $(MAKE) $(VENV)/.installed-dev; \
-	else $(BIN)/python -m pip install $(PIP_OPTIONS) -c constraints.txt -e . ; fi
+	$(BIN)/python -m pip install $(PIP_OPTIONS) -c constraints.txt -e .
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install $(PIP_OPTIONS) -c constraints.txt -e '.[all,dev]'
 	@touch $@
 
-demo: $(VENV)/.installed  ## Train, inspect, evaluate and report, on data that ships with scikit-learn
+# A development install has everything that the demo needs.
+demo: $(or $(wildcard $(VENV)/.installed-dev),$(VENV)/.installed)  ## Train, inspect, evaluate and report, on data that ships with scikit-learn
 	$(BIN)/anyjepa demo
 
 install: $(VENV)/.installed-dev  ## Install for development
