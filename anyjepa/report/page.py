@@ -1,0 +1,238 @@
+"""What a report says, and the HTML page that says it.
+
+The page is one Jinja template with escaping on: whatever comes from data (class names, file names,
+settings) is text wherever it appears, in the HTML, in the SVG and in the script's JSON. A content policy
+in the page forbids it to load anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+
+from anyjepa.report import charts
+from anyjepa.report.charts import Chart
+from anyjepa.report.pictures import Picture
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The run in words.
+
+    Args:
+        tone: "good", "care", "bad" or "unknown".
+        words: a sentence or two.
+    """
+
+    tone: str
+    words: str
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One of the key figures: what it is, its value as text, and what to compare it with."""
+
+    label: str
+    value: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Score:
+    """A labelled score beside what any encoder must beat; None where it was not measured.
+
+    Args:
+        probe: how it was measured, "linear".
+        metric: what was measured, "accuracy".
+        value: of the run.
+        low: lower end of the interval.
+        high: upper end.
+        untrained: the same encoder before training.
+        raw: the input without an encoder.
+        data: what it was measured on.
+    """
+
+    probe: str
+    metric: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    untrained: float | None = None
+    raw: float | None = None
+    data: str = ""
+
+    def bars(self) -> Markup:
+        """Run, untrained and raw as bars."""
+        rows = [("this run", self.value, self.low, self.high)]
+        rows += [
+            (name, one, None, None)
+            for name, one in (("untrained", self.untrained), ("raw input", self.raw))
+            if one is not None
+        ]
+        return charts.bar_chart(f"{self.probe} {self.metric}", rows)
+
+
+@dataclass(frozen=True)
+class MaskedSample:
+    """One sample: whole, what the context encoder sees of it, and the target blocks."""
+
+    whole: Picture
+    seen: Picture
+    targets: Picture
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Masks over samples: `blocks` names the colour (#rrggbb) of each target block."""
+
+    samples: Sequence[MaskedSample]
+    blocks: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Queries, each with its nearest samples, nearest first, out of `searched` samples.
+
+    `right` is the share of neighbours with the query's label, `chance` that of all samples searched;
+    None without labels.
+    """
+
+    rows: Sequence[tuple[Picture, Sequence[Picture]]]
+    searched: int
+    right: float | None = None
+    chance: float | None = None
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Samples beside the first three principal components of their tokens.
+
+    `explained` is the three's share of the variance; `less_position` whether the mean token of each position
+    was taken off first.
+    """
+
+    pairs: Sequence[tuple[Picture, Picture]]
+    explained: float
+    less_position: bool
+
+
+@dataclass(frozen=True)
+class EmbeddingMap:
+    """A 2-D map of embeddings.
+
+    Args:
+        points: (n, 2) places.
+        marks: of each point a number (-1: grey) or a CSS colour, as `charts.scatter` takes them.
+        captions: of each point.
+        legend: (mark, name) of what is worth naming.
+        sheet: all thumbnails in one picture, in the points' order, row by row.
+        columns: thumbnails in a row of the sheet.
+    """
+
+    points: np.ndarray
+    marks: Sequence[int | str]
+    captions: Sequence[str]
+    legend: Sequence[tuple[int | str, str]]
+    sheet: Picture
+    columns: int
+
+    def drawing(self) -> Markup:
+        """The map as SVG."""
+        named = f", coloured by {len(self.legend)} labels" if self.legend else ""
+        return charts.scatter(
+            self.points, self.marks, self.captions, f"Map of {len(self.points):,} embeddings{named}"
+        )
+
+
+@dataclass(frozen=True)
+class Table:
+    """A titled table of names and values."""
+
+    title: str
+    rows: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Content:
+    """Everything a report says. A section that cannot be shown is the sentence that says why.
+
+    Args:
+        recipe: name of the recipe.
+        data: description of the data it was trained on.
+        facts: short facts below the title: steps, date, status.
+        verdict: the run in words.
+        figures: key figures.
+        scores: evaluations, or why there are none.
+        commands: (what it does, command line) to type next.
+        curves: charts over steps, or why there are none.
+        small_curves: further charts, drawn smaller.
+        spectrum: chart of singular values.
+        masks: masks over samples.
+        neighbours: nearest neighbours.
+        patches: principal components of the patch tokens.
+        map: the 2-D map.
+        tables: settings and versions.
+        skipped: number of skipped samples.
+        skipped_first: (identity, reason) of the first of them.
+        made: date, and version of what made the page.
+    """
+
+    recipe: str
+    data: str
+    facts: Sequence[str]
+    verdict: Verdict
+    figures: Sequence[Figure]
+    scores: Sequence[Score] | str
+    commands: Sequence[tuple[str, str]]
+    curves: Sequence[Chart] | str
+    small_curves: Sequence[Chart]
+    spectrum: Chart | str
+    masks: Masks | str
+    neighbours: Neighbours | str
+    patches: Patches | str
+    map: EmbeddingMap | str
+    tables: Sequence[Table]
+    skipped: int = 0
+    skipped_first: Sequence[tuple[str, str]] = field(default_factory=tuple)
+    made: str = ""
+
+
+def render(content: Content) -> str:
+    """The page as HTML text."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("anyjepa.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["short"] = charts.short
+    environment.tests["absent"] = lambda section: isinstance(section, str)
+    environment.globals.update(mark=charts.mark, mark_class=charts.mark_class, mark_shape=charts.mark_shape)
+    return environment.get_template("page.html").render(content=content, script=_script(content))
+
+
+def _script(content: Content) -> dict[str, Any]:
+    """What the page's script needs to know: the points of the curves, and the map's thumbnails."""
+    curves = [] if isinstance(content.curves, str) else [*content.curves, *content.small_curves]
+    lines = [*curves, *([] if isinstance(content.spectrum, str) else [content.spectrum])]
+    known: dict[str, Any] = {
+        "charts": {
+            chart.title: {**chart.hover, "names": [name for name, _ in chart.legend]} for chart in lines
+        }
+    }
+    if not isinstance(content.map, str):
+        sheet = content.map.sheet
+        known["map"] = {
+            "columns": content.map.columns,
+            "cell": sheet.width // content.map.columns,
+            "width": sheet.width,
+            "height": sheet.height,
+            "captions": list(content.map.captions),
+        }
+    return known
