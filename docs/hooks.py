@@ -103,8 +103,7 @@ def paper(reference: str) -> str:
 
 
 def recipe_page(kind: type[Recipe]) -> str:
-    """A recipe in full: its docstring, then its fields with the value that each preset gives them."""
-    presets = list(kind.presets)
+    """A recipe in full: its docstring, what each preset changes, and every field with its meaning."""
     lines = [
         f"# {kind.name}",
         "",
@@ -113,25 +112,30 @@ def recipe_page(kind: type[Recipe]) -> str:
         "",
         inspect.getdoc(kind) or "",
         "",
-        "## Fields",
+        "## Presets",
         "",
-        "Each preset begins from the defaults, and changes what its column shows.",
-        "",
-        "| flag | type | default | " + " | ".join(f"`{preset}`" for preset in presets) + " | meaning |",
-        "|---|---|---|" + "---|" * len(presets) + "---|",
+        "| preset | is the same as |",
+        "|---|---|",
     ]
+    for preset, values in kind.presets.items():
+        changes = " ".join(f"{flag(name)} {typed(value)}" for name, value in values.items())
+        lines.append(f"| `{preset}` | " + (f"`{changes}`" if changes else "the defaults") + " |")
+    lines += ["", "## Fields", "", "| flag | default | meaning | type |", "|---|---|---|---|"]
     meanings = comments(kind)
     for field in dataclasses.fields(kind):
-        changed = [shown(kind.presets[preset], field.name) for preset in presets]
-        default = "" if field.default is dataclasses.MISSING else f"`{field.default}`"
-        row = [f"`{flag(field.name)}`", f"`{cell(str(field.type))}`", default, *changed]
-        lines.append("| " + " | ".join([*row, cell(meanings.get(field.name, ""))]) + " |")
+        default = "" if field.default is dataclasses.MISSING else f"`{typed(field.default)}`"
+        row = [f"`{flag(field.name)}`", default, meanings.get(field.name, ""), f"`{field.type}`"]
+        lines.append("| " + " | ".join(cell(part) for part in row) + " |")
     return "\n".join(lines) + "\n"
 
 
-def shown(preset: dict[str, Any], field: str) -> str:
-    """What a preset sets a field to, if it does."""
-    return f"`{preset[field]}`" if field in preset else ""
+def typed(value: object) -> str:
+    """A value as one types it after a flag."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return " ".join(typed(part) for part in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def comments(kind: type[Recipe]) -> dict[str, str]:
