@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import ast
-import dataclasses
 import inspect
 import pkgutil
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from mkdocs.structure.files import File, Files
 
 import anyjepa
 from anyjepa.recipes import Recipe, flag, recipes
+from anyjepa.recipes.fields import fields_of
 
 PACKAGE = Path(next(iter(anyjepa.__path__)))
 
@@ -120,11 +119,9 @@ def recipe_page(kind: type[Recipe]) -> str:
     for preset, values in kind.presets.items():
         changes = " ".join(f"{flag(name)} {typed(value)}" for name, value in values.items())
         lines.append(f"| `{preset}` | " + (f"`{changes}`" if changes else "the defaults") + " |")
-    lines += ["", "## Fields", "", "| flag | default | meaning | type |", "|---|---|---|---|"]
-    meanings = comments(kind)
-    for field in dataclasses.fields(kind):
-        default = "" if field.default is dataclasses.MISSING else f"`{typed(field.default)}`"
-        row = [f"`{flag(field.name)}`", default, meanings.get(field.name, ""), f"`{field.type}`"]
+    lines += ["", "## Fields", "", "| flag | default | meaning | takes |", "|---|---|---|---|"]
+    for field in fields_of(kind):
+        row = [f"`{field.flag}`", f"`{typed(field.default)}`", field.meaning, f"`{field.shape}`"]
         lines.append("| " + " | ".join(cell(part) for part in row) + " |")
     return "\n".join(lines) + "\n"
 
@@ -136,20 +133,3 @@ def typed(value: object) -> str:
     if isinstance(value, tuple):
         return " ".join(typed(part) for part in value)
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def comments(kind: type[Recipe]) -> dict[str, str]:
-    """The comment at the end of each field's line, for the fields of a recipe and of its bases."""
-    found: dict[str, str] = {}
-    for base in reversed(kind.__mro__):
-        if not dataclasses.is_dataclass(base):
-            continue
-        source = textwrap.dedent(inspect.getsource(base))
-        lines = source.splitlines()
-        for node in ast.parse(source).body[0].body:  # type: ignore[attr-defined]
-            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-                line = lines[(node.end_lineno or node.lineno) - 1]
-                after = line.encode()[node.end_col_offset or 0 :].decode().strip()
-                if after.startswith("#"):
-                    found[node.target.id] = after.lstrip("# ")
-    return found
