@@ -71,6 +71,10 @@ class Domain(ABC):
         """(n, features) float32: the input itself as an embedding, the baseline of every evaluation."""
 
     @abstractmethod
+    def noise(self, facts: dict, count: int) -> list[np.ndarray]:
+        """Samples of pure chance with the statistics in ``facts``, always the same ones."""
+
+    @abstractmethod
     def picture(self, batch: dict[str, Tensor], index: int, colours: Tensor | None = None) -> np.ndarray:
         """(h, w, 3) uint8 picture of one sample; ``colours`` (tokens, 3) in 0..1 paints its tokens.
 

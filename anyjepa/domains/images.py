@@ -37,7 +37,7 @@ class Images(Domain):
         chosen = np.arange(len(samples))
         if len(samples) > MEASURED:
             chosen = np.sort(np.random.default_rng(seed).choice(len(samples), MEASURED, replace=False))
-        shapes, sums, squares, dtype = [], 0.0, 0.0, np.dtype(np.uint8)
+        shapes, sums, squares, dtype = [], np.zeros(1), np.zeros(1), np.dtype(np.uint8)
         for index in chosen:
             try:
                 image = samples.read(int(index))
@@ -68,6 +68,11 @@ class Images(Domain):
         if size != tuple(image.shape[2:]):
             image = torch.nn.functional.interpolate(image, size=size, mode="area")
         return image.flatten(1)
+
+    def noise(self, facts: dict, count: int) -> list[np.ndarray]:
+        """Images (height, width, channels) float32 of independent normal pixels."""
+        shape = (count, facts["height"], facts["width"], facts["channels"])
+        return list(np.random.default_rng(0).normal(facts["mean"], facts["std"], shape).astype(np.float32))
 
     def picture(
         self,

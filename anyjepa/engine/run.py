@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 import yaml
 from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -147,10 +149,16 @@ def load(path: Path | str, device: str = "auto") -> Run:
     A finished run gives the weights of ``encoder.safetensors``, everything else what the newest checkpoint
     holds, where there is one.
 
+    Args:
+        path: the run's folder, or a file that ``anyjepa export --format safetensors`` wrote.
+        device: auto, cpu, cuda or mps.
+
     Raises:
         UserError: the folder is no run, or it has neither an encoder nor a checkpoint.
     """
     path, where = Path(path), choose_device(device)
+    if path.is_file():
+        return load_encoder_file(path, device)
     config = read_config(path)
     kind = recipe_of(config)
     method = build_method(kind, config["data"]["facts"], config["seed"])
@@ -162,6 +170,28 @@ def load(path: Path | str, device: str = "auto") -> Run:
         raise UserError(f"{path} has no encoder yet: train it first, or go on with --resume.")
     if encoder.is_file():
         load_strictly(method.backbone, load_file(encoder))
+    return Run(path, config, kind, domains()[kind.domain], method.eval().to(where), where)
+
+
+def load_encoder_file(path: Path, device: str = "auto") -> Run:
+    """A run from one safetensors file that carries its own settings.
+
+    Raises:
+        UserError: the file is not such a one.
+    """
+    where = choose_device(device)
+    try:
+        with safe_open(path, framework="pt") as file:
+            card = (file.metadata() or {}).get("anyjepa")
+    except (SafetensorError, OSError) as problem:
+        raise UserError(f"{path} is not a safetensors file ({problem}).") from problem
+    if card is None:
+        raise UserError(f"{path} was not written by `anyjepa export`: it does not say which recipe it belongs to.")
+    config = json.loads(card)
+    config["data"]["source"] = None
+    kind = recipe_of(config)
+    method = build_method(kind, config["data"]["facts"], config["seed"])
+    load_strictly(method.backbone, load_file(path))
     return Run(path, config, kind, domains()[kind.domain], method.eval().to(where), where)
 
 

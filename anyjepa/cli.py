@@ -1,0 +1,324 @@
+"""The command line: parse, call, print. Nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from anyjepa import __version__
+from anyjepa.core.errors import UserError, nearest
+
+STOPPED = 128  # a shell's exit code for a command that a signal stopped is this plus its number
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are UserErrors and whose help keeps the examples as written."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(
+            *args, **kwargs, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing usage and leaving."""
+        raise UserError(f"{self.prog}: {message}; see `{self.prog} --help`.")
+
+    def parse_all(self, words: Sequence[str]) -> argparse.Namespace:
+        """Parse; an unknown flag suggests the nearest."""
+        options, rest = self.parse_known_args(words)
+        if rest:
+            flags = [flag for action in self._actions for flag in action.option_strings]
+            unknown = next((word for word in rest if word.startswith("-")), rest[0])
+            name = unknown.split("=")[0]
+            raise UserError(f"{self.prog} has no option '{name}'.{nearest(name, flags)}")
+        return options
+
+
+def _parser(command: str, about: str, example: str) -> Parser:
+    parser = Parser(prog=f"anyjepa {command}", description=about, epilog=f"example:\n  {example}")
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line of stdout")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def _print_figures(figures: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None)
+    for name, value in figures.items():
+        if not isinstance(value, dict | list):
+            table.add_row(name.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value))
+    Console(soft_wrap=True).print(table)
+
+
+def _show(options: argparse.Namespace, result: dict[str, Any], show: Callable[[dict[str, Any]], None]) -> int:
+    if options.json:
+        print(json.dumps(result))
+    else:
+        show(result)
+    stopped = result.get("stopped_by")
+    if stopped:
+        print(f"stopped at step {result['steps']}; go on with --resume.", file=sys.stderr)
+    return STOPPED + stopped if stopped else 0
+
+
+def command_recipes(words: Sequence[str]) -> int:
+    """List the recipes, or say all about one."""
+    parser = _parser("recipes", "List the recipes, or say all about one.", "anyjepa recipes i-jepa")
+    parser.add_argument("name", nargs="?", help="a recipe")
+    options = parser.parse_all(words)
+    from anyjepa.recipes import recipe, recipes
+    from anyjepa.recipes.fields import fields_of
+
+    chosen = [recipe(options.name)] if options.name else list(recipes().values())
+    rows = [
+        {"name": kind.name, "paper": kind.paper, "domain": kind.domain, "presets": list(kind.presets)}
+        for kind in chosen
+    ]
+    if options.name:
+        rows[0]["fields"] = {f.name: {"default": f.default, "meaning": f.meaning} for f in fields_of(chosen[0])}
+
+    def show(_result: dict[str, Any]) -> None:
+        import inspect
+
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table("recipe", "paper", "data", "presets")
+        for row in rows:
+            table.add_row(row["name"], row["paper"], row["domain"], ", ".join(row["presets"]))
+        Console(soft_wrap=True).print(table)
+        if options.name:
+            print(inspect.getdoc(chosen[0]), "\n")
+            for field in fields_of(chosen[0]):
+                print(f"  {field.flag} {field.shape}\n      {field.meaning} (paper: {field.default})")
+
+    return _show(options, {"recipes": rows}, show)
+
+
+def command_train(words: Sequence[str]) -> int:
+    """Pre-train an encoder."""
+    from_recipe = bool(words) and not words[0].startswith("-")
+    name = words[0] if from_recipe else "RECIPE"
+    parser = _parser(
+        f"train {name}",
+        "Pre-train an encoder on unlabelled data." if from_recipe else "Pre-train an encoder on unlabelled data. "
+        "`anyjepa train RECIPE --help` lists a recipe's own fields; `anyjepa recipes` lists the recipes.",
+        f"anyjepa train {name if from_recipe else 'i-jepa'} --data digits --out runs/digits --steps 100",
+    )
+    if not from_recipe:
+        parser.add_argument("recipe", help="a recipe's name")
+    parser.add_argument("--data", help="a folder, a file, hf:NAME[:SPLIT], wds:PATTERN, or a shipped name")
+    parser.add_argument("--out", help="the run's folder (default runs/RECIPE)")
+    parser.add_argument("--preset", default="tiny", help="the recipe's preset (default tiny)")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out")
+    if not from_recipe:
+        parser.parse_all(words)
+        return 0
+
+    from anyjepa.recipes import recipe
+    from anyjepa.recipes.fields import Field, fields_of
+
+    kind = recipe(name)
+
+    def add(group: argparse._ArgumentGroup, fields: Sequence[Field]) -> None:
+        for field in fields:
+            group.add_argument(
+                field.flag, nargs="*", metavar=field.shape, dest=field.name,
+                help=f"{field.meaning} ({field.default})".replace("%", "%%"),
+            )  # fmt: skip
+
+    settings_class = _settings_class()
+    add(parser.add_argument_group("how"), fields_of(settings_class))
+    add(parser.add_argument_group(f"fields of {name} (the values shown are the paper's)"), fields_of(kind))
+    options = parser.parse_all(words[1:])
+
+    def given(of: type) -> dict[str, Any]:
+        return {f.name: f.parse(getattr(options, f.name)) for f in fields_of(of) if getattr(options, f.name) is not None}
+
+    from anyjepa.engine.train import train
+
+    result = train(
+        name, options.data, options.out, preset=options.preset, resume=options.resume,
+        settings=settings_class(**given(settings_class)), **given(kind),
+    )  # fmt: skip
+
+    def show(result: dict[str, Any]) -> None:
+        _print_figures(result)
+        print(f"\nnext: anyjepa inspect {result['run']}\n      anyjepa report {result['run']}")
+
+    return _show(options, result, show)
+
+
+def _settings_class() -> Any:
+    from anyjepa.engine.train import Settings
+
+    return Settings
+
+
+def command_inspect(words: Sequence[str]) -> int:
+    """Label-free health of a run."""
+    parser = _parser("inspect", "Is a run's encoder healthy? No labels are used.", "anyjepa inspect runs/digits")
+    parser.add_argument("run", help="the run's folder")
+    parser.add_argument("--data", help="samples to look at (default: the data it was trained on)")
+    options = parser.parse_all(words)
+    from anyjepa.evaluate.inspection import inspect
+
+    def show(result: dict[str, Any]) -> None:
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table("measure", "trained", "untrained")
+        words = ("verdict", "advice", "collapsed", "dim", "samples", "untrained")
+        for name in (name for name in result if name not in words):
+            before = result["untrained"].get(name)
+            table.add_row(name.replace("_", " "), f"{result[name]:.4g}", "" if before is None else f"{before:.4g}")
+        console = Console(soft_wrap=True)
+        console.print(table)
+        console.print(f"{result['verdict']}.", style="bold red" if result["collapsed"] else "bold", highlight=False)
+        console.print(result["advice"], highlight=False)
+
+    return _show(options, inspect(options.run, options.data), show)
+
+
+def command_evaluate(words: Sequence[str]) -> int:
+    """A labelled score beside the untrained encoder and the raw input."""
+    parser = _parser(
+        "evaluate",
+        "Probe a run's frozen embeddings with labels, beside the untrained encoder and the raw input.",
+        "anyjepa evaluate runs/digits --data digits --probe linear",
+    )
+    parser.add_argument("run", help="the run's folder")
+    parser.add_argument("--data", help="labelled samples (default: the data it was trained on)")
+    parser.add_argument("--labels", help="file (csv, tsv, parquet: id, label) or column of labels")
+    parser.add_argument("--test", help="labelled samples to test on (default: the source's own test part, or 20 %% of it)")
+    parser.add_argument("--probe", nargs="+", default=["linear"], help="linear, knn, or both (default linear)")
+    parser.add_argument("--seed", type=int, default=0, help="of the random split (default 0)")
+    options = parser.parse_all(words)
+    from anyjepa.evaluate.evaluation import evaluate
+
+    result = evaluate(
+        options.run, options.data, labels=options.labels, probe=options.probe, test=options.test, seed=options.seed
+    )
+    return _show(options, result, lambda result: print_scores(result.get("results", [result])))
+
+
+def print_scores(results: list[dict[str, Any]]) -> None:
+    """A table of scores with 95 % intervals."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("probe", "metric", "trained", "untrained", "raw input")
+    for row in results:
+        cells = [
+            f"{row[name]:.3f} ({row[low]:.3f} to {row[high]:.3f})"
+            for name, low, high in [
+                ("value", "low", "high"),
+                ("untrained", "untrained_low", "untrained_high"),
+                ("raw", "raw_low", "raw_high"),
+            ]
+        ]
+        table.add_row(row["probe"], row["metric"], *cells)
+    Console(soft_wrap=True).print(table)
+
+
+def command_embed(words: Sequence[str]) -> int:
+    """Embeddings with sample ids."""
+    parser = _parser("embed", "Write the embedding of every sample.", "anyjepa embed runs/digits --data digits --out digits.parquet")
+    parser.add_argument("run", help="the run's folder, or an exported file")
+    parser.add_argument("--data", help="samples to embed (default: the data it was trained on)")
+    parser.add_argument("--out", default="embeddings.parquet", help=".parquet or .npy (default embeddings.parquet)")
+    options = parser.parse_all(words)
+    from anyjepa.engine.takeaway import embed
+
+    return _show(options, embed(options.run, options.data, options.out), _print_figures)
+
+
+def command_export(words: Sequence[str]) -> int:
+    """The encoder, for other tools."""
+    parser = _parser("export", "Write the encoder for other tools.", "anyjepa export runs/digits --format safetensors")
+    parser.add_argument("run", help="the run's folder")
+    parser.add_argument("--format", default="safetensors", help="safetensors (default)")
+    parser.add_argument("--out", help="where to (default: in the run's folder)")
+    options = parser.parse_all(words)
+    from anyjepa.engine.takeaway import export
+
+    return _show(options, export(options.run, options.format, options.out), _print_figures)
+
+
+def command_report(words: Sequence[str]) -> int:
+    """One self-contained HTML page."""
+    parser = _parser("report", "Write one self-contained HTML page about a run.", "anyjepa report runs/digits")
+    parser.add_argument("run", help="the run's folder")
+    parser.add_argument("--data", help="samples to show (default: the data it was trained on)")
+    parser.add_argument("--labels", help="file or column of labels")
+    options = parser.parse_all(words)
+    from anyjepa.report.gather import report
+
+    return _show(options, report(options.run, options.data, options.labels), _print_figures)
+
+
+def command_demo(words: Sequence[str]) -> int:
+    """The main job, end to end, on data that ships with a dependency."""
+    parser = _parser("demo", "Train, inspect, evaluate and report on scikit-learn's digits, in about two minutes.", "anyjepa demo")
+    parser.add_argument("--out", default="runs/demo", help="the run's folder (default runs/demo); made anew")
+    parser.add_argument("--steps", type=int, help="length of the training")
+    options = parser.parse_all(words)
+    from anyjepa.cli_demo import demo
+
+    return _show(options, demo(options.out, options.steps), lambda _result: None)
+
+
+COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
+    "demo": (command_demo, "the main job, end to end, in about two minutes"),
+    "recipes": (command_recipes, "list the recipes, or say all about one"),
+    "train": (command_train, "pre-train an encoder on unlabelled data"),
+    "inspect": (command_inspect, "is it healthy? (no labels)"),
+    "evaluate": (command_evaluate, "is it useful? (few labels)"),
+    "embed": (command_embed, "write the embedding of every sample"),
+    "export": (command_export, "write the encoder for other tools"),
+    "report": (command_report, "one page to look at"),
+}
+
+
+def _help() -> str:
+    rows = "\n".join(f"  {name:10}{about}" for name, (_, about) in COMMANDS.items())
+    return (
+        "Pre-train an encoder on unlabelled data, see whether it is any good, and take it away.\n\n"
+        f"usage: anyjepa COMMAND ...\n\n{rows}\n\n"
+        "`anyjepa COMMAND --help` says more and gives an example; every command takes --json and --debug.\n"
+        "start with:\n  anyjepa demo"
+    )
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command; a user's mistake is one sentence and exit code 2."""
+    words = list(sys.argv[1:] if words is None else words)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if words[0] == "--version":
+        print(f"anyjepa {__version__}")
+        return 0
+    try:
+        if words[0] not in COMMANDS:
+            raise UserError(f"there is no command '{words[0]}'; see `anyjepa --help`.{nearest(words[0], COMMANDS)}")
+        return COMMANDS[words[0]][0](words[1:])
+    except UserError as mistake:
+        if "--debug" in words:
+            raise
+        print(f"error: {mistake}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped.", file=sys.stderr)
+        return STOPPED + 2
+    except BrokenPipeError:
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
