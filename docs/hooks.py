@@ -121,8 +121,9 @@ def recipe_page(kind: type[Recipe]) -> str:
         lines.append(f"| `{preset}` | " + (f"`{changes}`" if changes else "the defaults") + " |")
     lines += ["", "## Fields", "", "| flag | default | meaning | takes |", "|---|---|---|---|"]
     for field in fields_of(kind):
-        row = [f"`{field.flag}`", f"`{typed(field.default)}`", field.meaning, f"`{field.shape}`"]
-        lines.append("| " + " | ".join(cell(part) for part in row) + " |")
+        # a | between backticks ends no cell
+        row = [f"`{field.flag}`", f"`{typed(field.default)}`", cell(field.meaning), f"`{field.shape}`"]
+        lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines) + "\n"
 
 

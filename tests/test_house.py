@@ -135,10 +135,11 @@ def test_nothing_is_unpickled_or_evaluated(path):
             )
 
 
-def test_changelog_begins_with_the_version_that_is_built():
+def test_package_and_changelog_name_the_version_that_is_built():
     version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     headings = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert headings[0] == version
+    assert f'\n__version__ = "{version}"\n' in (PACKAGE / "__init__.py").read_text(encoding="utf-8")
 
 
 def test_constraints_pin_what_the_package_needs():
