@@ -1,4 +1,4 @@
-"""Charts as inline SVG: numbers in, geometry out. Colours are classes that the page's style sheet fills in."""
+"""Charts as inline SVG: numbers in, geometry out. Colours are classes of the page's style sheet."""
 
 from __future__ import annotations
 
@@ -30,6 +30,11 @@ def short(value: float) -> str:
         digits, power = f"{value:.1e}".split("e")
         return f"{digits.removesuffix('.0')}e{int(power)}"
     return f"{value:.4g}"
+
+
+def score_text(value: float) -> str:
+    """A score with the digits that its interval can bear: 0.917."""
+    return f"{value:.3f}" if abs(value) < 10 else short(value)
 
 
 @dataclass(frozen=True)
@@ -64,16 +69,13 @@ class Axis:
             return None
         low, high = float(values.min()), float(values.max())
         if high - low <= 1e-9 * abs(high):
-            low, high = (
-                (low / 2, high * 2) if log else (low - (abs(low) / 10 or 1), high + (abs(high) / 10 or 1))
-            )
+            either = abs(high) / 10 or 1.0
+            low, high = (low / 2, high * 2) if log else (low - either, high + either)
         reached = (math.nan, math.nan)
         while rounded and not log and reached != (low, high):  # a wider axis may have wider ticks
             reached, step = (low, high), _step(low, high)
-            low, high = (
-                round(edge, 12)
-                for edge in (math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step)
-            )
+            below, above = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+            low, high = round(below * step, 12), round(above * step, 12)
         return cls(low, high, start, end, log)
 
     def place(self, values: Any) -> np.ndarray:
@@ -104,7 +106,7 @@ class Axis:
 
 def _step(low: float, high: float) -> float:
     """The distance of some three to six round ticks."""
-    rough = (high - low) / 4
+    rough = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(rough))
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
 
@@ -139,7 +141,7 @@ class Chart:
 
 
 def thin(x: np.ndarray, y: np.ndarray, most: int = MOST_POINTS) -> tuple[np.ndarray, np.ndarray]:
-    """At most `most` points of a line (at least four): the lowest and highest of equal runs, so no spike is lost.
+    """At most `most` (four or more) points of a line, lowest and highest of equal runs: no spike is lost.
 
     A run without a finite value keeps its first point, so that gaps stay gaps.
     """
@@ -148,11 +150,8 @@ def thin(x: np.ndarray, y: np.ndarray, most: int = MOST_POINTS) -> tuple[np.ndar
     kept: set[int] = {0, len(x) - 1}
     for part in np.array_split(np.arange(len(x)), most // 2 - 1):
         finite = part[np.isfinite(y[part])]
-        kept |= (
-            {int(finite[y[finite].argmin()]), int(finite[y[finite].argmax()])}
-            if finite.size
-            else {int(part[0])}
-        )
+        extremes = (finite[y[finite].argmin()], finite[y[finite].argmax()]) if finite.size else part[:1]
+        kept |= {int(index) for index in extremes}
     order = sorted(kept)
     return x[order], y[order]
 
@@ -176,26 +175,14 @@ def line_chart(
         return Chart(title, Markup(), [], {"points": []}, "Not measured in this run.")
     x_axis = Axis.fit(np.concatenate([one.x for one in series]), LEFT, RIGHT)
     assert x_axis is not None
-    body = Markup().join(
-        [_grid(x_axis, y_axis, x_name), *(_line(n, one, x_axis, y_axis) for n, one in enumerate(series))]
-    )
-    legend = [(one.name, short(float(one.y[np.isfinite(one.y)][-1]))) for one in series]
+    lines = [_line(number, one, x_axis, y_axis) for number, one in enumerate(series)]
+    said = f"{title}{' in ' + y_name if y_name else ''} over {x_name}: {_summary(series)}"
+    frame = {"top": TOP, "bottom": BOTTOM, "width": WIDTH, "height": HEIGHT}
     return Chart(
         title,
-        _svg(
-            body,
-            f"{title}{' in ' + y_name if y_name else ''} over {x_name}: {_summary(series)}",
-            WIDTH,
-            HEIGHT,
-        ),
-        legend,
-        {
-            "points": _hover(series, x_axis, y_axis, x_name),
-            "top": TOP,
-            "bottom": BOTTOM,
-            "width": WIDTH,
-            "height": HEIGHT,
-        },
+        _svg(_grid(x_axis, y_axis, x_name) + Markup().join(lines), said, WIDTH, HEIGHT),
+        [(one.name, short(float(one.y[np.isfinite(one.y)][-1]))) for one in series],
+        {"points": _hover(series, x_axis, y_axis, x_name), **frame},
         f"{gaps:,} value{'s are' if gaps > 1 else ' is'} not finite and left out." if gaps else "",
     )
 
@@ -207,27 +194,15 @@ def _svg(body: Markup, description: str, width: float, height: float) -> Markup:
 
 
 def _grid(x_axis: Axis, y_axis: Axis, x_name: str) -> Markup:
-    parts = []
+    rule = Markup('<path class="rule" d="M{:g} {:.1f}H{:g}"/>')
+    text = Markup('<text class="{}" x="{:.1f}" y="{:.1f}">{}</text>')
+    parts = [Markup('<path class="axis" d="M{:g} {:g}H{:g}"/>').format(LEFT, BOTTOM, RIGHT)]
     for value in y_axis.ticks():
         y = float(y_axis.place(value))
-        parts.append(Markup('<path class="rule" d="M{:g} {:.1f}H{:g}"/>').format(LEFT, y, RIGHT))
-        parts.append(
-            Markup('<text class="tick end" x="{:g}" y="{:.1f}">{}</text>').format(
-                LEFT - 7, y + 4, short(value)
-            )
-        )
+        parts += [rule.format(LEFT, y, RIGHT), text.format("tick end", LEFT - 7, y + 4, short(value))]
     for value in x_axis.ticks():
-        x = float(x_axis.place(value))
-        parts.append(
-            Markup('<text class="tick middle" x="{:.1f}" y="{:g}">{}</text>').format(
-                x, BOTTOM + 17, short(value)
-            )
-        )
-    parts.append(Markup('<path class="axis" d="M{:g} {:g}H{:g}"/>').format(LEFT, BOTTOM, RIGHT))
-    parts.append(
-        Markup('<text class="name end" x="{:g}" y="{:g}">{}</text>').format(RIGHT, BOTTOM + 31, x_name)
-    )
-    return Markup().join(parts)
+        parts.append(text.format("tick middle", float(x_axis.place(value)), BOTTOM + 17, short(value)))
+    return Markup().join([*parts, text.format("name end", RIGHT, BOTTOM + 31, x_name)])
 
 
 def _line(number: int, series: Series, x_axis: Axis, y_axis: Axis) -> Markup:
@@ -235,11 +210,8 @@ def _line(number: int, series: Series, x_axis: Axis, y_axis: Axis) -> Markup:
     xs, ys = x_axis.place(series.x), y_axis.place(series.y)
     drawn = np.flatnonzero(np.isfinite(xs) & np.isfinite(ys))
     stretches = np.split(drawn, np.flatnonzero(np.diff(drawn) > 1) + 1)
-    path = " ".join(
-        "M" + "L".join(f"{xs[i]:.1f} {ys[i]:.1f}" for i in stretch)
-        for stretch in stretches
-        if len(stretch) > 1
-    )
+    drawn_together = [stretch for stretch in stretches if len(stretch) > 1]
+    path = " ".join("M" + "L".join(f"{xs[i]:.1f} {ys[i]:.1f}" for i in stretch) for stretch in drawn_together)
     dots = Markup().join(
         Markup('<circle class="dot c{}" cx="{:.1f}" cy="{:.1f}" r="3"/>').format(number, xs[i], ys[i])
         for stretch in stretches
@@ -287,7 +259,7 @@ def bar_chart(title: str, rows: Sequence[tuple[str, float, float | None, float |
     low, high = min([0.0, *known]), max(known, default=1.0)
     axis = Axis(low, 1.0 if 0 < high <= 1 else max(high, low + 1e-9, 0.0), 96.0, 360.0)
     body = Markup().join(_bar(number, row, axis) for number, row in enumerate(rows))
-    said = ", ".join(f"{name} {short(value)}" for name, value, *_ in rows)
+    said = ", ".join(f"{name} {score_text(value)}" for name, value, *_ in rows)
     return _svg(body, f"{title}: {said}", WIDTH, 26.0 * len(rows) + 4)
 
 
@@ -304,22 +276,18 @@ def _bar(number: int, row: tuple[str, float, float | None, float | None], axis: 
         )
     edges = axis.place([math.nan if edge is None else edge for edge in (low, high)])
     if np.isfinite(edges).all():
-        parts.append(
-            Markup(
-                '<path class="whisker" d="M{0:.1f} {2:g}H{1:.1f}M{0:.1f} {3:g}v8M{1:.1f} {3:g}v8"/>'
-            ).format(*edges, middle, middle - 4)
-        )
-    end = np.nanmax([axis.place(0.0), *reach, *edges])
-    parts.append(
-        Markup('<text class="value" x="{:.1f}" y="{:g}">{}</text>').format(end + 7, middle + 4, short(value))
-    )
-    return Markup().join(parts)
+        whisker = Markup('<path class="whisker" d="M{0:.1f} {2:g}H{1:.1f}M{0:.1f} {3:g}v8M{1:.1f} {3:g}v8"/>')
+        parts.append(whisker.format(*edges, middle, middle - 4))
+    text = Markup('<text class="value" x="{:.1f}" y="{:g}">{}</text>')
+    end = float(np.nanmax([axis.place(0.0), *reach, *edges]))
+    return Markup().join([*parts, text.format(end + 7, middle + 4, score_text(value))])
 
 
 def mark(shape: int, x: float, y: float, size: float = 4.0) -> str:
     """The path of a disc (0), a square (1) or a triangle (2), all of about one area, about (x, y)."""
     if shape == 0:
-        return f"M{x - size:.1f} {y:.1f}a{size:g} {size:g} 0 1 0 {2 * size:g} 0a{size:g} {size:g} 0 1 0 {-2 * size:g} 0"
+        half = f"a{size:g} {size:g} 0 1 0"
+        return f"M{x - size:.1f} {y:.1f}{half} {2 * size:g} 0{half} {-2 * size:g} 0"
     if shape == 1:
         side = 1.8 * size
         return f"M{x - side / 2:.1f} {y - side / 2:.1f}h{side:g}v{side:g}h{-side:g}z"

@@ -77,7 +77,7 @@ def gather(
         recipe=config["recipe"],
         data=summary.data(config),
         facts=summary.facts(config, rows, _written(run.path)),
-        verdict=summary.verdict(config, embeddings, scores),
+        verdict=summary.verdict(config, embeddings, untrained, scores),
         figures=summary.figures(rows, embeddings, untrained, scores),
         scores=scores or "Not evaluated yet: anyjepa evaluate measures it on labelled data.",
         commands=summary.commands(run.path, config, scores),
@@ -128,14 +128,14 @@ def _look(run: Run, source: str | np.ndarray | None, labels: str | None, most: i
     if finite.sum() < 2:
         return f"Not shown: of {len(places)} readable samples, {int(finite.sum())} have a finite embedding."
     kept = finite.nonzero().flatten().tolist()
-    indices = np.array(places)[kept]
+    indices, gain = np.array(places)[kept], sections.brightness(thumbnails)
     looked = Looked(
         embeddings[finite],
-        [thumbnails[row] for row in kept],
+        [sections.brighter(thumbnails[row], gain) for row in kept],
         [samples.identity(index) for index in indices.tolist()],
         Labels(samples.labels, samples.classes).take(indices),
     )
-    return _Look(run, samples, indices, looked, torch.cat(untrained), seed)
+    return _Look(run, samples, indices, looked, torch.cat(untrained), gain, seed)
 
 
 @torch.inference_mode()
@@ -146,14 +146,22 @@ def _embed(run: Run, batch: Batch) -> Tensor:
 class _Look:
     """Samples that were embedded, and a few of them to draw.
 
-    `indices` (n,) are the places in `samples` of what was `looked` at; `shown` are rows of these.
+    `indices` (n,) are the places in `samples` of what was `looked` at, `shown` rows of these. Pictures are
+    drawn `gain` times as bright.
     """
 
     def __init__(
-        self, run: Run, samples: Samples, indices: np.ndarray, looked: Looked, untrained: Tensor, seed: int
+        self,
+        run: Run,
+        samples: Samples,
+        indices: np.ndarray,
+        looked: Looked,
+        untrained: Tensor,
+        gain: float,
+        seed: int,
     ) -> None:
         self.run, self.samples, self.indices, self.looked = run, samples, indices, looked
-        self.untrained, self.seed = untrained, seed
+        self.untrained, self.gain, self.seed = untrained, gain, seed
         self.shown = sections.chosen(looked.labels, SHOWN, len(indices), seed)
         drawn, self.batch = next(run.batches(samples, indices=indices[self.shown]))
         self.names = [samples.identity(int(index)) for index in drawn]
@@ -175,7 +183,9 @@ class _Look:
                 self.batch, Context(step=1, steps=int(self.run.config["steps"]), generator=generator)
             )
         count = tokens.values.shape[1]
-        return sections.masks(self.run.domain, self.batch, drawn.context, drawn.targets, count, self.names)
+        return sections.masks(
+            self.run.domain, self.batch, drawn.context, drawn.targets, count, self.names, self.gain
+        )
 
     def patches(self) -> Patches | str:
         """The principal components of the tokens of the samples shown, or why there are none."""
@@ -186,7 +196,7 @@ class _Look:
             return "Not shown: the tokens are not finite numbers."
         # samples whose tokens lie at places of their own have no common position to take off
         positions = self._positions() if tokens.coordinates.shape[0] == 1 else None
-        return sections.patches(self.run.domain, self.batch, tokens, positions, self.names)
+        return sections.patches(self.run.domain, self.batch, tokens, positions, self.names, self.gain)
 
     def _positions(self) -> Tensor:
         """The mean token of each position, over the first samples that were looked at."""

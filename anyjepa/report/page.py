@@ -68,12 +68,9 @@ class Score:
 
     def bars(self) -> Markup:
         """Run, untrained and raw as bars."""
+        beside = [("untrained", self.untrained), ("raw input", self.raw)]
         rows = [("this run", self.value, self.low, self.high)]
-        rows += [
-            (name, one, None, None)
-            for name, one in (("untrained", self.untrained), ("raw input", self.raw))
-            if one is not None
-        ]
+        rows += [(name, value, None, None) for name, value in beside if value is not None]
         return charts.bar_chart(f"{self.probe} {self.metric}", rows)
 
 
@@ -88,10 +85,11 @@ class MaskedSample:
 
 @dataclass(frozen=True)
 class Masks:
-    """Masks over samples: `blocks` names the colour (#rrggbb) of each target block."""
+    """Masks over samples: colours (#rrggbb) of the target `blocks`, and what brightens all pictures."""
 
     samples: Sequence[MaskedSample]
     blocks: Sequence[str]
+    gain: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -144,9 +142,8 @@ class EmbeddingMap:
     def drawing(self) -> Markup:
         """The map as SVG."""
         named = f", coloured by {len(self.legend)} labels" if self.legend else ""
-        return charts.scatter(
-            self.points, self.marks, self.captions, f"Map of {len(self.points):,} embeddings{named}"
-        )
+        said = f"Map of {len(self.points):,} embeddings{named}"
+        return charts.scatter(self.points, self.marks, self.captions, said)
 
 
 @dataclass(frozen=True)
@@ -211,7 +208,7 @@ def render(content: Content) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["short"] = charts.short
+    environment.filters["score_text"] = charts.score_text
     environment.tests["absent"] = lambda section: isinstance(section, str)
     environment.globals.update(mark=charts.mark, mark_class=charts.mark_class, mark_shape=charts.mark_shape)
     return environment.get_template("page.html").render(content=content, script=_script(content))
@@ -221,11 +218,8 @@ def _script(content: Content) -> dict[str, Any]:
     """What the page's script needs to know: the points of the curves, and the map's thumbnails."""
     curves = [] if isinstance(content.curves, str) else [*content.curves, *content.small_curves]
     lines = [*curves, *([] if isinstance(content.spectrum, str) else [content.spectrum])]
-    known: dict[str, Any] = {
-        "charts": {
-            chart.title: {**chart.hover, "names": [name for name, _ in chart.legend]} for chart in lines
-        }
-    }
+    points = {chart.title: {**chart.hover, "names": [name for name, _ in chart.legend]} for chart in lines}
+    known: dict[str, Any] = {"charts": points}
     if not isinstance(content.map, str):
         sheet = content.map.sheet
         known["map"] = {

@@ -16,8 +16,7 @@ from anyjepa.core.tokens import Tokens
 from anyjepa.domains import Domain
 from anyjepa.report.charts import COLOURS, SHAPES, Chart, Series, line_chart, short
 from anyjepa.report.page import EmbeddingMap, MaskedSample, Masks, Neighbours, Patches
-from anyjepa.report.pictures import data_uri, fit, picture, sprite_sheet
-from anyjepa.report.pictures import Picture as PagePicture
+from anyjepa.report.pictures import Picture, data_uri, fit, picture, sprite_sheet
 
 BLOCK_COLOURS = ("#e69f00", "#56b4e9", "#cc79a7", "#009e73", "#f0e442", "#0072b2", "#d55e00")  # Okabe and Ito
 HIDDEN = 0.55  # grey of what an encoder does not see, on either theme
@@ -29,7 +28,7 @@ THUMBNAIL = 96  # pixels a side
 
 @dataclass(frozen=True)
 class Labels:
-    """What is known about samples: `values` (n,) class numbers (-1 unknown) or float targets (NaN unknown)."""
+    """Labels of samples: `values` (n,) are class numbers (-1 unknown) or float targets (NaN unknown)."""
 
     values: np.ndarray | None
     classes: Sequence[str] | None = None
@@ -97,7 +96,7 @@ def chosen(labels: Labels, count: int, among: int, seed: int) -> list[int]:
 
 
 def spectrum(named: Sequence[tuple[str, Tensor]]) -> Chart:
-    """Singular values of each named matrix of embeddings (n, dim), each as a share of their sum, with its RankMe."""
+    """Singular values, as shares of their sum, and RankMe of each named matrix of embeddings (n, dim)."""
     lines, legend = [], []
     for name, embeddings in named:
         gram = Gram(embeddings.shape[1]).add(embeddings)
@@ -119,29 +118,24 @@ def masks(
     targets: Int[Tensor, "batch blocks hidden"],
     tokens: int,
     names: Sequence[str],
+    gain: float = 1.0,
 ) -> Masks:
-    """Each sample of the batch whole, as its context, and with its target blocks tinted."""
+    """Each sample `gain` times as bright: whole, as its context, and with its target blocks tinted."""
     colours = [BLOCK_COLOURS[block % len(BLOCK_COLOURS)] for block in range(targets.shape[1])]
     rows = []
     for index, name in enumerate(names):
         whole = domain.picture(batch, index)
-        seen = blend(whole, domain.picture(batch, index, context_colours(context[index], tokens)), 0.88)
-        tinted = blend(
-            whole, domain.picture(batch, index, block_colours(targets[index], tokens, colours)), 0.62
-        )
-        count = len(context[index].unique())
+        seen = domain.picture(batch, index, context_colours(context[index], tokens))
+        tinted = domain.picture(batch, index, block_colours(targets[index], tokens, colours))
+        count = f"{len(context[index].unique())} of {tokens}"
         rows.append(
             MaskedSample(
-                picture(whole, f"Sample {name}", "sample"),
-                picture(
-                    seen,
-                    f"The {count} of {tokens} tokens that the encoder sees",
-                    f"seen: {count} of {tokens}",
-                ),
-                picture(tinted, f"{len(colours)} target blocks", "targets"),
+                picture(brighter(whole, gain), f"Sample {name}", "sample"),
+                picture(tint(whole, seen, 0.88, gain), f"The {count} tokens that are seen", f"seen: {count}"),
+                picture(tint(whole, tinted, 0.62, gain), f"{len(colours)} target blocks", "targets"),
             )
         )
-    return Masks(rows, colours)
+    return Masks(rows, colours, gain)
 
 
 def context_colours(context: Int[Tensor, " seen"], tokens: int) -> Float[Tensor, "tokens 3"]:
@@ -162,28 +156,47 @@ def block_colours(
     return total / count  # zero blocks: 0 / 0 is the NaN that is wanted
 
 
-def blend(first: np.ndarray, second: np.ndarray, share: float) -> np.ndarray:
-    """`share` of the second picture over the first; where they agree nothing changes."""
-    return np.rint(first * (1 - share) + second * share).astype(np.uint8)
+def brightness(pictures: Sequence[np.ndarray]) -> float:
+    """Factor that makes (h, w, 3) uint8 pictures visible; 1 unless all are in the dark half.
+
+    Counts and label maps are images too, and may use few of the 256 levels.
+    """
+    highest = max((int(pixels.max()) for pixels in pictures), default=255)
+    return 255 / highest if 0 < highest < 128 else 1.0
+
+
+def brighter(pixels: np.ndarray, gain: float) -> np.ndarray:
+    """(h, w, 3) uint8 multiplied by `gain`."""
+    return np.rint(np.minimum(pixels * gain, 255)).astype(np.uint8)
+
+
+def tint(whole: np.ndarray, painted: np.ndarray, share: float, gain: float = 1.0) -> np.ndarray:
+    """`share` of the paint over `whole` made `gain` times as bright; unpainted, `painted` is `whole`."""
+    covered = (painted != whole).any(axis=2, keepdims=True)
+    bright = brighter(whole, gain)
+    return np.where(covered, np.rint(bright * (1 - share) + painted * share), bright).astype(np.uint8)
 
 
 def neighbours(looked: Looked, queries: Sequence[int], count: int = 6) -> Neighbours:
     """The `count` samples nearest by cosine to each query, the query itself left out."""
-    unit = functional.normalize(looked.embeddings, dim=1)
+    unit = directions(looked.embeddings)
     likeness = unit[list(queries)] @ unit.T
     likeness[torch.arange(len(queries)), list(queries)] = -torch.inf
-    best, order = likeness.topk(min(count, len(unit) - 1), dim=1)
-    rows = [
-        (
-            _neighbour(looked, query, ""),
-            [
-                _neighbour(looked, int(i), _tone(looked.labels, query, int(i)), float(value))
-                for i, value in zip(*found, strict=True)
-            ],
-        )
-        for query, *found in zip(queries, order, best, strict=True)
-    ]
-    return Neighbours(rows, len(unit), *_hits(looked.labels, queries, order.tolist()))
+    nearest = likeness.topk(min(count, len(unit) - 1), dim=1)
+    values, order = nearest.values.tolist(), nearest.indices.tolist()
+    rows = []
+    for query, found, cosines in zip(queries, order, values, strict=True):
+        pictures = [
+            _neighbour(looked, index, _tone(looked.labels, query, index), cosine)
+            for index, cosine in zip(found, cosines, strict=True)
+        ]
+        rows.append((_neighbour(looked, query, ""), pictures))
+    return Neighbours(rows, len(unit), *_hits(looked.labels, queries, order))
+
+
+def directions(embeddings: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
+    """Unit-length embeddings less their mean: what all share would make every cosine nearly 1."""
+    return functional.normalize(embeddings - embeddings.mean(dim=0), dim=1)
 
 
 def _tone(labels: Labels, query: int, found: int) -> str:
@@ -214,17 +227,12 @@ def thumbnail(pixels: np.ndarray) -> np.ndarray:
     return fit(pixels, THUMBNAIL)
 
 
-def _neighbour(looked: Looked, index: int, tone: str, likeness: float | None = None) -> PagePicture:
+def _neighbour(looked: Looked, index: int, tone: str, likeness: float | None = None) -> Picture:
     label = looked.labels.text(index)
     near = "" if likeness is None else f"{likeness:.2f}"
     words = f"Sample {looked.identities[index]}" + (f", cosine {near}" if near else ", the query")
-    return picture(
-        looked.thumbnails[index],
-        words,
-        " · ".join(part for part in (label, near) if part),
-        tone,
-        most=THUMBNAIL,
-    )
+    caption = " · ".join(part for part in (label, near) if part)
+    return picture(looked.thumbnails[index], words, caption, tone, most=THUMBNAIL)
 
 
 def token_colours(
@@ -248,10 +256,8 @@ def token_colours(
     scores = rows @ axes
     low, high = scores.quantile(0.01, dim=0), scores.quantile(0.99, dim=0)
     colours = torch.full((*values.shape[:2], 3), torch.nan)
-    # a component without variance is mid grey
-    scaled = torch.where(
-        high > low, (scores - low) / (high - low).clamp(min=1e-300), torch.full_like(scores, 0.5)
-    )
+    scaled = (scores - low) / (high - low).clamp(min=1e-300)
+    scaled[:, high <= low] = 0.5  # a component without variance is mid grey
     colours[real] = functional.pad(scaled.clamp(0, 1), (0, 3 - scaled.shape[1]), value=0.5).float()
     return colours, float(variances.flip(0)[:3].sum() / variances.sum().clamp(min=1e-300))
 
@@ -262,16 +268,19 @@ def patches(
     tokens: Tokens,
     positions: Float[Tensor, "tokens width"] | None,
     names: Sequence[str],
+    gain: float = 1.0,
 ) -> Patches:
-    """Each sample beside its tokens in the colours of `token_colours`."""
+    """Each sample, `gain` times as bright, beside its tokens in the colours of `token_colours`."""
     colours, explained = token_colours(tokens, positions)
-    pairs = [
-        (
-            picture(domain.picture(batch, index), f"Sample {name}"),
-            picture(domain.picture(batch, index, colours[index]), f"Tokens of sample {name} as colours"),
+    pairs = []
+    for index, name in enumerate(names):
+        whole, painted = domain.picture(batch, index), domain.picture(batch, index, colours[index])
+        pairs.append(
+            (
+                picture(brighter(whole, gain), f"Sample {name}"),
+                picture(tint(whole, painted, 1.0, gain), f"Tokens of sample {name} as colours"),
+            )
         )
-        for index, name in enumerate(names)
-    ]
     return Patches(pairs, explained, positions is not None)
 
 
@@ -282,14 +291,14 @@ def embedding_map(looked: Looked, seed: int) -> EmbeddingMap | str:
     count = min(MAPPED, len(looked.embeddings))
     if count < SMALLEST_MAP:
         return f"Not shown: a map of {count} embedding{'s' * (count != 1)} would say nothing."
-    unit = functional.normalize(looked.embeddings[:count], dim=1).double().numpy()
+    unit = directions(looked.embeddings[:count]).double().numpy()
     if np.ptp(unit, axis=0).max() < 1e-6:
         return "Not shown: all embeddings point the same way."
     points = TSNE(init="pca", perplexity=min(30.0, (count - 1) / 3), random_state=seed).fit_transform(unit)
     marks, legend = map_marks(looked.labels.take(np.arange(count)), count)
     cell = 40 if count > 200 else 64
     sheet, columns = sprite_sheet([fit(one, cell) for one in looked.thumbnails[:count]], cell)
-    sprite = PagePicture(data_uri(sheet), sheet.shape[1], sheet.shape[0], "")
+    sprite = Picture(data_uri(sheet), sheet.shape[1], sheet.shape[0], "")
     return EmbeddingMap(points, marks, [looked.caption(i) for i in range(count)], legend, sprite, columns)
 
 

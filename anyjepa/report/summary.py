@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from anyjepa.core.health import Gram, collapse, rankme
-from anyjepa.report.charts import Chart, Series, line_chart, short
+from anyjepa.report.charts import Chart, Series, line_chart, score_text, short
 from anyjepa.report.page import Figure, Score, Table, Verdict
 
 Rows = Sequence[dict[str, Any]]
@@ -61,19 +61,17 @@ def _number(value: Any) -> float | None:
 def facts(config: dict[str, Any], rows: Rows, written: float) -> list[str]:
     """Steps, preset, status, date of the last row (`written`, seconds since 1970) and time it took."""
     done, asked = int(rows[-1]["step"]) if rows else 0, int(config["steps"])
-    said = [
-        f"{asked:,} steps" if done >= asked else f"{done:,} of {asked:,} steps",
-        f"preset {config['preset']}",
-    ]
+    said = [f"{asked:,} steps" if done >= asked else f"{done:,} of {asked:,} steps"]
+    said.append(f"preset {config['preset']}")
     said += [str(config["status"])] if config.get("status") else []
     date = datetime.datetime.fromtimestamp(written)
     said.append(f"{date.day} {date:%B %Y}")
     steps = [0, *(row["step"] for row in rows)]
-    spent = [
+    spent = sum(
         row.get("seconds_per_step", 0.0) * (row["step"] - before)
         for row, before in zip(rows, steps, strict=False)
-    ]
-    return [*said, f"trained in {duration(sum(spent))}"] if sum(spent) else said
+    )
+    return [*said, f"trained in {duration(spent)}"] if spent else said
 
 
 def duration(seconds: float) -> str:
@@ -96,8 +94,8 @@ def figures(
     found = []
     for score in measured[:2]:
         beside = [("untrained", score.untrained), ("raw", score.raw)]
-        note = ", ".join(f"{name} {short(value)}" for name, value in beside if value is not None)
-        found.append(Figure(f"{score.probe} {score.metric}", short(score.value), note))
+        note = ", ".join(f"{name} {score_text(value)}" for name, value in beside if value is not None)
+        found.append(Figure(f"{score.probe} {score.metric}", score_text(score.value), note))
     if embeddings is not None:
         note = f"of {embeddings.dim}, over {embeddings.count:,} samples"
         note += f"; untrained {short(rankme(untrained))}" if untrained is not None else ""
@@ -115,23 +113,13 @@ def _known(rows: Rows, key: str) -> list[float]:
     return [float(row[key]) for row in rows if row.get(key) is not None]
 
 
-def verdict(config: dict[str, Any], embeddings: Gram | None, measured: Sequence[Score]) -> Verdict:
+def verdict(
+    config: dict[str, Any], embeddings: Gram | None, untrained: Gram | None, measured: Sequence[Score]
+) -> Verdict:
     """The run in words: collapsed or healthy, and whether it beats what any encoder must beat."""
     if embeddings is None:
         return Verdict("unknown", "Health is not known, for no embedding could be looked at.")
-    collapsed = collapse(embeddings)
-    if collapsed:
-        return Verdict("bad", f"Not healthy: {collapsed}.")
-    directions = rankme(embeddings, centred=True)
-    tone, words = (
-        "good",
-        f"Healthy: with their mean taken off, the embeddings use {directions:.0f} of {embeddings.dim} directions.",
-    )
-    if embeddings.count < embeddings.dim:
-        tone = "unknown"
-        words = (
-            f"{embeddings.count:,} samples are too few to judge embeddings of {embeddings.dim} dimensions."
-        )
+    tone, words = _health(embeddings, untrained)
     if measured:
         beaten, sentence = _worth(measured[0])
         words += " " + sentence
@@ -141,13 +129,31 @@ def verdict(config: dict[str, Any], embeddings: Gram | None, measured: Sequence[
     return Verdict(tone, words)
 
 
+def _health(embeddings: Gram, untrained: Gram | None) -> tuple[str, str]:
+    """Tone and words; using no more directions than before training calls for care, for so does failing."""
+    collapsed = collapse(embeddings)
+    if collapsed:
+        return "bad", f"Not healthy: {collapsed}."
+    if embeddings.count < embeddings.dim:
+        few, dim = f"{embeddings.count:,}", embeddings.dim
+        return "unknown", f"{few} samples are too few to judge the health of embeddings of {dim} dimensions."
+    used, dim = rankme(embeddings, centred=True), embeddings.dim
+    words = f"with their mean taken off, the embeddings use {used:.1f} of {dim} directions"
+    if untrained is None:
+        return "good", f"Not collapsed: {words}."
+    before = rankme(untrained, centred=True)
+    if used > before:
+        return "good", f"Healthy: {words}, up from {before:.1f} before training."
+    return "care", f"Not collapsed, but {words}, no more than the {before:.1f} before training."
+
+
 def _worth(score: Score) -> tuple[bool, str]:
     """Whether a score beats the untrained encoder and the raw input, as far as they are known."""
     sign = -1 if any(word in score.metric.lower() for word in LOWER_IS_BETTER) else 1
     beside = [("the untrained encoder", score.untrained), ("the raw input", score.raw)]
-    known = [(f"{name} ({short(value)})", value) for name, value in beside if value is not None]
+    known = [(f"{name} ({score_text(value)})", value) for name, value in beside if value is not None]
     lost = [name for name, value in known if sign * (score.value - value) <= 0]
-    measured = f"{score.probe} {score.metric} of {short(score.value)}"
+    measured = f"{score.probe} {score.metric} of {score_text(score.value)}"
     if lost:
         return False, f"But its {measured} does not beat {' or '.join(lost)}."
     if known:
@@ -168,10 +174,8 @@ def commands(path: Path, config: dict[str, Any], measured: Sequence[Score]) -> l
     ]
     if config.get("status") == "finished":
         return typed
-    return [
-        ("Go on training", f"anyjepa train {config['recipe']} --data {data} --out {folder} --resume"),
-        *typed,
-    ]
+    again = f"anyjepa train {shlex.quote(config['recipe'])} --data {data} --out {folder} --resume"
+    return [("Go on training", again), *typed]
 
 
 def tables(config: dict[str, Any]) -> list[Table]:
