@@ -61,8 +61,7 @@ def hub_labels(table: Dataset, column: str | None) -> tuple[np.ndarray | None, l
         if not classed + named:
             return None, None
         column = (classed + named)[0]
-    values = table[column][:]
-    kind = table.features[column]
+    values, kind = list(table.with_format("python")[str(column)][:]), table.features[column]
     if isinstance(kind, datasets.ClassLabel):
         return np.array([-1 if value is None else value for value in values], np.int64), list(kind.names)
     return as_labels([None if value is None else str(value) for value in values])

@@ -92,9 +92,7 @@ def arranged(values: np.ndarray, source: str) -> np.ndarray:
     if values.ndim == 3:
         return values[..., None]
     if values.ndim != 4:
-        raise UserError(
-            f"{source} has shape {values.shape}: give images as (n, height, width) or (n, height, width, channels)"
-        )
+        raise UserError(f"{source} has shape {values.shape}: give images as (n, height, width[, channels])")
     try:
         return np.moveaxis(values, 1, -1) if layout(values.shape[1:]) == "first" else values
     except ValueError:
@@ -115,7 +113,7 @@ def read_npy(path: Path, split: str | None, resident_bytes: int) -> ImageArray:
 
 
 def read_npz(path: Path, split: str | None) -> ImageArray:
-    """A .npz file: images under x, images or data, labels under y, labels or target, or x_train, y_train ..."""
+    """A .npz file: images under x, images or data, labels under y, labels or target; or x_train, y_train."""
     try:
         with np.load(path, allow_pickle=False) as file:
             image_key, label_key = _npz_keys(list(file.files), split, str(path))

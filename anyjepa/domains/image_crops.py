@@ -17,14 +17,15 @@ LARGEST_STACKED = 64 * 64 * 4
 TORCH_DTYPES = {"uint8": torch.uint8, "uint16": torch.int32, "float32": torch.float32}
 
 Images = Sequence[np.ndarray] | np.ndarray
+Range = tuple[float | int, float | int]
 
 
 def crop_boxes(
     heights: np.ndarray,
     widths: np.ndarray,
     uniforms: np.ndarray,
-    area: tuple[float, float],
-    aspect: tuple[float, float],
+    area: Range,
+    aspect: Range,
 ) -> np.ndarray:
     """(n, 4) float64 boxes (top, left, height, width) in pixels, one a row of ``uniforms``.
 
@@ -49,8 +50,8 @@ def random_resized_crop(
     samples: Images,
     uniforms: np.ndarray,
     size: tuple[int, int],
-    area: tuple[float, float],
-    aspect: tuple[float, float],
+    area: Range,
+    aspect: Range,
 ) -> Num[Tensor, "n channels height width"]:
     """A random box of each image, resized to ``size``.
 

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -28,6 +28,7 @@ SIZES_HASHED = 4096
 ROWS_HASHED = 64
 
 
+@runtime_checkable
 class Store(Protocol):
     """Where images lie. Can be pickled."""
 
@@ -180,7 +181,7 @@ class ImageSamples:
     def __len__(self) -> int:
         return len(self.store) if self.rows is None else len(self.rows)
 
-    def read(self, index: int) -> np.ndarray:
+    def read(self, index: int | np.integer) -> np.ndarray:
         """(height, width, channels) of the set's dtype and channels. Raises BadSample where it is damaged."""
         if self.array is not None:
             return self.array[index]
@@ -189,7 +190,7 @@ class ImageSamples:
         row = self._row(index)
         return conform(self.store.decode(row), self.channels, self.dtype, self.store.identity(row))
 
-    def identity(self, index: int) -> str:
+    def identity(self, index: int | np.integer) -> str:
         """Relative path, shard key or row number."""
         return self.store.identity(self._row(index))
 
@@ -209,7 +210,7 @@ class ImageSamples:
                 digest.update(np.ascontiguousarray(self.store.values[index]).tobytes())
         return digest.hexdigest()
 
-    def _row(self, index: int) -> int:
+    def _row(self, index: int | np.integer) -> int:
         return int(index) if self.rows is None else int(self.rows[index])
 
     def _leave_out(self, bad: dict[int, BadSample]) -> np.ndarray | None:

@@ -47,14 +47,15 @@ def open_images(
 ) -> ImageSamples:
     """Open images.
 
-    source: a folder of PNG, JPEG, WebP, BMP, GIF, TIFF or .npy files (the first folder level is the class); an
-    image file; a .npy file (n, h, w[, c]); a .npz file with x and y (or x_train, y_train ...); an IDX file or
-    the folder of them that MNIST is; ``hf:NAME[:SPLIT]``; ``wds:PATTERN``; ``digits``; or an array (n, h, w) or
-    (n, h, w, c) in memory. Channels may also come first.
+    source: a folder of PNG, JPEG, WebP, BMP, GIF, TIFF or .npy files (the first folder level is the class);
+    an image file; a .npy file (n, h, w[, c]); a .npz file with x and y (or x_train, y_train ...); an IDX file
+    or the folder of them that MNIST is; ``hf:NAME[:SPLIT]``; ``wds:PATTERN``; ``digits``; or an array (n, h,
+    w) or (n, h, w, c) in memory. Channels may also come first.
 
     labels: a CSV, TSV or Parquet file with columns id and label, which goes before the labels of the source;
-    of ``hf:`` also the name of a column. split: train, val or test where the source is split; None takes train,
-    test and val stand in for each other. ``digits`` also has ``all``.
+    of ``hf:`` also the name of a column. split: train, val or test where the source is split; None takes
+    train, test and val stand in for each other. ``digits`` is split 80 : 20 into train (also None) and test,
+    always alike; ``all`` is all of it.
 
     Raises UserError where nothing can be read, NoSplit where the split is missing. Single damaged images are
     listed in ``problems`` or raise BadSample when they are read.
@@ -75,8 +76,8 @@ def open_images(
             f"{scheme}: is not a kind of source: give a path, hf:NAME, wds:PATTERN or digits."
             + nearest(scheme, ["hf", "wds"])
         )
-    if source in ("", "digit"):
-        raise UserError("there is no source in what you gave: give a path, hf:NAME, wds:PATTERN or digits")
+    if not source:
+        raise UserError("the source is empty: give a path, hf:NAME, wds:PATTERN or digits")
     path = existing(source)
     return (
         _from_folder(source, path, labels, split)
@@ -158,16 +159,25 @@ def _from_shards(source: str, pattern: str, labels: str | None, split: str | Non
 def _shard_labels(shards: TarShards, rows: np.ndarray) -> tuple[np.ndarray | None, list[str] | None]:
     """Labels from .cls members, or else from .json members, or else from the folders in the keys."""
     if "cls" in shards.members:
-        return as_labels([_member(shards, "cls", row) for row in rows])
+        return as_labels([_member(shards, "cls", row) for row in rows.tolist()])
     if "json" in shards.members:
-        values = [_json_label(_member(shards, "json", row)) for row in rows]
+        values = [_json_label(_member(shards, "json", row)) for row in rows.tolist()]
         if any(value is not None for value in values):
             return as_labels(values)
     folders = [shards.keys[row].rpartition(":")[2].split("/")[:-1] for row in rows]
-    shared = len(os.path.commonprefix(folders))  # commonprefix compares lists element by element
-    folders = [folder[shared + is_split("".join(folder[shared : shared + 1])) :] for folder in folders]
-    labels, classes = index_classes([folder[0] if folder else None for folder in folders])
+    shared = _shared_depth(folders)
+    if all(is_split(name) for folder in folders for name in folder[shared : shared + 1]):
+        shared += 1
+    labels, classes = index_classes([folder[shared] if len(folder) > shared else None for folder in folders])
     return (labels, classes) if len(classes) > 1 else (None, None)
+
+
+def _shared_depth(folders: list[list[str]]) -> int:
+    """How many leading folders all paths have in common."""
+    distinct, depth = {tuple(folder) for folder in folders}, 0
+    while len(heads := {folder[depth : depth + 1] for folder in distinct}) == 1 and heads != {()}:
+        depth += 1
+    return depth
 
 
 def _member(shards: TarShards, extension: str, row: int) -> str | None:

@@ -55,7 +55,7 @@ def labels_from_file(path: str, identities: Sequence[str]) -> tuple[np.ndarray, 
     if not any(known for known, _ in found):
         example = next(iter(table), "nothing")
         raise UserError(
-            f"no id in {path} (such as {example}) is that of a sample (such as {identities[0]}): make them agree"
+            f"no id in {path} (such as {example}) is that of a sample (such as {identities[0]}): use those"
         )
     return as_labels([label for _, label in found])
 

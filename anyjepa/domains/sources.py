@@ -154,8 +154,8 @@ def named_split(name: str) -> str | None:
 def as_labels(values: Sequence[str | None]) -> tuple[np.ndarray, list[str] | None]:
     """Labels from text: whole numbers and words are classes, other numbers are float32 targets.
 
-    Empty text, None and ``nan`` are unknown; so is -1 where there are other numbers than -1 and 1. Returns (n,)
-    int64 class indices (-1 unknown) and the classes, or (n,) float32 (NaN unknown) and None.
+    Empty text, None and ``nan`` are unknown; so is -1 where there are other numbers than -1 and 1. Returns
+    (n,) int64 class indices (-1 unknown) and the classes, or (n,) float32 (NaN unknown) and None.
     """
     known = [
         None if value is None or value.strip().lower() in ("", "nan") else value.strip() for value in values

@@ -32,11 +32,8 @@ def expand_braces(pattern: str) -> list[str]:
         inner = [str(number).zfill(width) for number in range(first, last + step, step)]
     else:
         inner = match[1].split(",")
-    return [
-        name
-        for word in inner
-        for name in expand_braces(pattern[: match.start()] + word + pattern[match.end() :])
-    ]
+    head, tail = pattern[: match.start()], pattern[match.end() :]
+    return list(dict.fromkeys(name for word in inner for name in expand_braces(head + word + tail)))
 
 
 def find_shards(pattern: str, split: str | None) -> list[str]:
@@ -147,7 +144,7 @@ class TarShards:
                     )
             with tarfile.open(path, "r:") as archive:
                 while member := archive.next():
-                    archive.members.clear()  # the archive would keep them all
+                    archive.members.clear()  # pyright: ignore[reportAttributeAccessIssue]  (it would keep them all)
                     end, last = member.offset_data + -(-member.size // 512) * 512, member.name
                     if member.offset_data + member.size > length:
                         break
