@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Num
 from torch import Tensor
 
+from anyjepa.core.errors import require
+
 __all__ = ["crop_boxes", "random_resized_crop", "resize", "resize_boxes"]
 
 # Above this many values an image costs more to filter than to loop over, so that cutting each image down
@@ -96,7 +98,10 @@ def resize_boxes(
     out = torch.empty((len(samples), first.shape[2], *size), dtype=TORCH_DTYPES[str(first.dtype)])
     for index, (sample, box) in enumerate(zip(samples, boxes, strict=True)):
         part, inner = _cut(sample, box, size)
-        out[index] = _resize_stack(part[None], inner[None], size)[0]
+        if sample.size > LARGEST_STACKED and sample.dtype == np.uint8 and sample.shape[2] in (1, 3):
+            out[index] = _resize_in_pillow(part, inner, size)
+        else:
+            out[index] = _resize_stack(part[None], inner[None], size)[0]
     return out
 
 
@@ -114,6 +119,19 @@ def _cut(sample: np.ndarray, box: np.ndarray, size: tuple[int, int]) -> tuple[np
     first = np.maximum(np.floor(box[:2] - reach), 0).astype(int)
     last = np.minimum(np.ceil(box[:2] + box[2:] + reach), sample.shape[:2]).astype(int)
     return sample[first[0] : last[0], first[1] : last[1]], np.concatenate([box[:2] - first, box[2:]])
+
+
+def _resize_in_pillow(image: np.ndarray, box: np.ndarray, size: tuple[int, int]) -> Tensor:
+    """The same filter, at most one grey level away: its cost grows with the taps, not the whole line.
+
+    Not for four channels, which Pillow takes for alpha and multiplies.
+    """
+    pillow = require("PIL.Image", "image")
+    top, left, height, width = box.tolist()
+    edges = (left, top, min(left + width, image.shape[1]), min(top + height, image.shape[0]))
+    picture = pillow.fromarray(image if image.shape[2] == 3 else image[:, :, 0])
+    resized = np.array(picture.resize(size[::-1], pillow.Resampling.BILINEAR, box=edges))
+    return torch.from_numpy(resized.reshape(*size, -1)).permute(2, 0, 1)
 
 
 def _resize_stack(images: np.ndarray, boxes: np.ndarray, size: tuple[int, int]) -> Tensor:

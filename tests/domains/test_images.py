@@ -143,6 +143,15 @@ class TestCrops:
             random_resized_crop(list(stack), uniforms, *arguments),
         )
 
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_large_images_agree_whichever_way_they_are_filtered(self, channels):
+        stack = noise(4, 120, 190, 5)
+        uniforms = np.random.default_rng(0).random((4, 4))
+        arguments = (uniforms, (40, 32), (0.1, 1), (0.5, 1.5))
+        part = random_resized_crop(list(stack[..., :channels]), *arguments)
+        whole = random_resized_crop(list(stack), *arguments)[:, :channels]
+        assert (part.int() - whole.int()).abs().max() <= 1
+
     def test_256_crops_take_about_as_long_as_with_pillow(self):
         stack, uniforms = noise(256, 32, 32, 3), np.random.default_rng(0).random((256, 4))
         boxes = crop_boxes(np.full(256, 32), np.full(256, 32), uniforms, (0.3, 1), (0.75, 4 / 3))
