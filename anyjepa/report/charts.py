@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+Number = float | int
+Bar = tuple[str, Number, Number | None, Number | None]  # name, value, low, high
+
 WIDTH, HEIGHT = 420.0, 210.0  # user units; the page scales them to its columns
 LEFT, RIGHT, TOP, BOTTOM = 48.0, 410.0, 10.0, 178.0  # the plotting area's edges
 MAP_WIDTH, MAP_HEIGHT = 720.0, 460.0
@@ -18,7 +21,7 @@ COLOURS = 7  # that a colour-blind reader tells apart; marks of other shapes go 
 SHAPES = 3
 
 
-def short(value: float) -> str:
+def short(value: Number) -> str:
     """A number as a person would write it on an axis: 0.25, 12k, 3.5M, 2e-5."""
     if not math.isfinite(value):
         return "not finite"
@@ -32,7 +35,7 @@ def short(value: float) -> str:
     return f"{value:.4g}"
 
 
-def score_text(value: float) -> str:
+def score_text(value: Number) -> str:
     """A score with the digits that its interval can bear: 0.917."""
     return f"{value:.3f}" if abs(value) < 10 else short(value)
 
@@ -49,15 +52,15 @@ class Axis:
         log: equal ratios, rather than equal differences, are equally long.
     """
 
-    low: float
-    high: float
-    start: float
-    end: float
+    low: Number
+    high: Number
+    start: Number
+    end: Number
     log: bool = False
 
     @classmethod
     def fit(
-        cls, values: np.ndarray, start: float, end: float, log: bool = False, rounded: bool = False
+        cls, values: np.ndarray, start: Number, end: Number, log: bool = False, rounded: bool = False
     ) -> Axis | None:
         """The axis that just holds the finite values (the positive ones where `log`), None if there are none.
 
@@ -68,14 +71,14 @@ class Axis:
         if not values.size:
             return None
         low, high = float(values.min()), float(values.max())
-        if high - low <= 1e-9 * abs(high):
-            either = abs(high) / 10 or 1.0
+        if high - low <= max(1e-9 * abs(high), 1e-30):
+            either = abs(high) / 10 if abs(high) > 1e-29 else 1.0
             low, high = (low / 2, high * 2) if log else (low - either, high + either)
         reached = (math.nan, math.nan)
         while rounded and not log and reached != (low, high):  # a wider axis may have wider ticks
             reached, step = (low, high), _step(low, high)
             below, above = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-            low, high = round(below * step, 12), round(above * step, 12)
+            low, high = _clean(below * step), _clean(above * step)
         return cls(low, high, start, end, log)
 
     def place(self, values: Any) -> np.ndarray:
@@ -95,7 +98,7 @@ class Axis:
         if not self.log:
             step = _step(self.low, self.high)
             first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
-            return [round(number * step, 12) for number in range(first, last + 1)]
+            return [_clean(number * step) for number in range(first, last + 1)]
         decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
         whole = [10.0**power for power in decades if self.low <= 10.0**power <= self.high]
         if len(whole) > 5:
@@ -104,7 +107,12 @@ class Axis:
         return whole if len(whole) > 1 else [value for value in finer if self.low <= value <= self.high]
 
 
-def _step(low: float, high: float) -> float:
+def _clean(value: float) -> float:
+    """Without the rounding error of a product: 0.6000000000000001 is 0.6."""
+    return float(f"{value:.12g}")
+
+
+def _step(low: Number, high: Number) -> float:
     """The distance of some three to six round ticks."""
     rough = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(rough))
@@ -246,7 +254,7 @@ def _hover(series: Sequence[Series], x_axis: Axis, y_axis: Axis, x_name: str) ->
     return points
 
 
-def bar_chart(title: str, rows: Sequence[tuple[str, float, float | None, float | None]]) -> Markup:
+def bar_chart(title: str, rows: Sequence[Bar]) -> Markup:
     """Horizontal bars from zero, the value written beside each, a whisker where an interval is known.
 
     The axis ends at 1 where no value exceeds it, for most scores are shares.
@@ -263,7 +271,7 @@ def bar_chart(title: str, rows: Sequence[tuple[str, float, float | None, float |
     return _svg(body, f"{title}: {said}", WIDTH, 26.0 * len(rows) + 4)
 
 
-def _bar(number: int, row: tuple[str, float, float | None, float | None], axis: Axis) -> Markup:
+def _bar(number: int, row: Bar, axis: Axis) -> Markup:
     name, value, low, high = row
     top, middle = 26.0 * number + 5, 26.0 * number + 14
     parts = [Markup('<text class="label end" x="88" y="{:g}">{}</text>').format(middle + 4, name)]
@@ -283,7 +291,7 @@ def _bar(number: int, row: tuple[str, float, float | None, float | None], axis: 
     return Markup().join([*parts, text.format(end + 7, middle + 4, score_text(value))])
 
 
-def mark(shape: int, x: float, y: float, size: float = 4.0) -> str:
+def mark(shape: int, x: Number, y: Number, size: Number = 4.0) -> str:
     """The path of a disc (0), a square (1) or a triangle (2), all of about one area, about (x, y)."""
     if shape == 0:
         half = f"a{size:g} {size:g} 0 1 0"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from anyjepa.core.method import Batch, Context, Method
 from anyjepa.core.tokens import Tokens
 from anyjepa.domains import Samples
 from anyjepa.engine.files import explained, read_lines, write_whole
-from anyjepa.engine.run import Run
+from anyjepa.engine.run import Run, load
 from anyjepa.report import sections, summary
 from anyjepa.report.page import Content, Masks, Patches, render
 from anyjepa.report.sections import Labels, Looked
@@ -24,6 +25,19 @@ from anyjepa.report.sections import Labels, Looked
 SHOWN = 6  # samples of the masks, neighbours and patches
 POSITION_SAMPLES = 128  # that the mean token of each position is taken over
 SKIPPED_NAMED = 20
+
+
+def report(
+    run: Run | str | Path,
+    data: str | np.ndarray | None = None,
+    labels: str | None = None,
+    *,
+    samples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """`write_report` for a run or its folder; returns ``report``, the page's path."""
+    opened = run if isinstance(run, Run) else load(run)
+    return {"report": str(write_report(opened, data, labels, samples, seed))}
 
 
 def write_report(

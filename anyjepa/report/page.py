@@ -211,7 +211,7 @@ def render(content: Content) -> str:
     environment.filters["score_text"] = charts.score_text
     environment.tests["absent"] = lambda section: isinstance(section, str)
     environment.globals.update(mark=charts.mark, mark_class=charts.mark_class, mark_shape=charts.mark_shape)
-    return environment.get_template("page.html").render(content=content, script=_script(content))
+    return environment.get_template("page.html").render(content=content, script=_script(content)).lstrip()
 
 
 def _script(content: Content) -> dict[str, Any]:
