@@ -318,8 +318,8 @@ def scatter(
     scale = min((width - 2 * edge) / (high[0] - low[0] or 1), (height - 2 * edge) / (high[1] - low[1] or 1))
     centred = (points - (low + high) / 2) * scale * [1, -1] + [width / 2, height / 2]
     body = Markup().join(
-        _point(number, *place, style, caption)
-        for number, (place, style, caption) in enumerate(zip(centred.tolist(), marks, captions, strict=True))
+        _point(number, x, y, style, caption)
+        for number, ((x, y), style, caption) in enumerate(zip(centred.tolist(), marks, captions, strict=True))
     )
     return _svg(body, description, width, height)
 
