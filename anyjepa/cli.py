@@ -268,7 +268,7 @@ def command_demo(words: Sequence[str]) -> int:
     parser.add_argument("--out", default="runs/demo", help="the run's folder (default runs/demo); made anew")
     parser.add_argument("--steps", type=int, help="length of the training")
     options = parser.parse_all(words)
-    from anyjepa.cli_demo import demo
+    from anyjepa.demo import demo
 
     return _show(options, demo(options.out, options.steps), lambda _result: None)
 

@@ -7,7 +7,7 @@ generator's device, with index tensors of fixed width, so that a training step h
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Int
@@ -30,6 +30,7 @@ class Masks:
     relaxed: Bool[Tensor, " batch"]
 
 
+@runtime_checkable
 class MaskSampler(Protocol):
     """Draws masks for a batch from an explicit generator, on the generator's device."""
 
@@ -47,11 +48,21 @@ class Blocks:
 
     def members(self, shape: tuple[int, int]) -> Bool[Tensor, "*any tokens"]:
         """Which of the rows x columns patches lie inside, in raster order."""
+        in_row, in_column = self._sides(shape)
+        return (in_row[..., :, None] & in_column[..., None, :]).flatten(-2)
+
+    def union(self, shape: tuple[int, int]) -> Bool[Tensor, "batch tokens"]:
+        """Which patches lie inside any of a sample's blocks, (batch, blocks) each, in raster order."""
+        in_row, in_column = self._sides(shape)
+        # how many blocks hold a patch is a small matrix product: no (batch, blocks, patches) table is made
+        return (in_row.float().mT @ in_column.float() > 0).flatten(-2)
+
+    def _sides(self, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
         rows = torch.arange(shape[0], device=self.top.device)
         columns = torch.arange(shape[1], device=self.top.device)
         in_row = (rows >= self.top[..., None]) & (rows < (self.top + self.height)[..., None])
         in_column = (columns >= self.left[..., None]) & (columns < (self.left + self.width)[..., None])
-        return (in_row[..., :, None] & in_column[..., None, :]).flatten(-2)
+        return in_row, in_column
 
 
 class MultiBlock:
@@ -116,14 +127,17 @@ class MultiBlock:
 
     def reachable_sizes(self) -> set[tuple[int, int]]:
         """Every (height, width) a target block can have."""
-        scale = torch.linspace(*self.target_scale, 201, dtype=torch.float64)
-        aspect = torch.linspace(*self.target_aspect, 2001, dtype=torch.float64)
-        height, width = self._size(scale[:, None], aspect[None, :])
-        return set(zip(height.flatten().tolist(), width.flatten().tolist(), strict=True))
+        low, high = (int(self.patches * scale + 1e-6) for scale in self.target_scale)
+        areas = torch.arange(low, high + 1, dtype=torch.float64)
+        aspects = torch.linspace(*self.target_aspect, 2001, dtype=torch.float64)
+        sizes = torch.stack(self._sides_of(areas[:, None], aspects[None, :])).flatten(1)
+        return set(map(tuple, sizes.unique(dim=1).T.tolist()))
 
     def _size(self, scale: Tensor, aspect: Tensor) -> tuple[Tensor, Tensor]:
         # the margin keeps a product such as 0.15 * 100 from falling one patch short of 15
-        area = (self.patches * scale + 1e-6).floor()
+        return self._sides_of((self.patches * scale + 1e-6).floor(), aspect)
+
+    def _sides_of(self, area: Tensor, aspect: Tensor) -> tuple[Tensor, Tensor]:
         height = (area * aspect).sqrt().round().clamp(1, self.shape[0])
         width = (area / aspect).sqrt().round().clamp(1, self.shape[1])
         return height.long(), width.long()
@@ -149,8 +163,8 @@ class MultiBlock:
 
     def _fillable_context(self) -> int:
         generator = torch.Generator().manual_seed(0)
-        hidden = self.target_blocks(4096, generator).members(self.shape).any(1)
-        free = self.context_block(4096, generator).members(self.shape) & ~hidden
+        hidden = self.target_blocks(2048, generator).union(self.shape)
+        free = self.context_block(2048, generator).members(self.shape) & ~hidden
         return max(1, int(free.sum(1).double().quantile(0.05)))
 
     def __call__(self, batch: int, generator: Generator) -> Masks:
@@ -159,11 +173,11 @@ class MultiBlock:
             return self._published(batch, generator)
         blocks = self.target_blocks(batch, generator)
         targets = self._thin_targets(blocks, generator)
-        hidden = blocks.members(self.shape).any(1)
+        hidden = blocks.union(self.shape)
         inside = self.context_block(batch, generator).members(self.shape)
         # lowest first: a random order among the free patches, then those outside the rectangle, then targets
         order = torch.rand((batch, self.patches), generator=generator, device=generator.device)
-        order = order + (~inside).float() + 2 * hidden.float()
+        order += (~inside).float() + 2 * hidden.float()
         context = order.topk(self.context_width, largest=False, sorted=False).indices
         relaxed = (self.patches - hidden.sum(1)) < self.context_width
         return Masks(context, targets, relaxed)
@@ -172,7 +186,7 @@ class MultiBlock:
         area = (blocks.height * blocks.width).unsqueeze(-1)
         cells = torch.arange(self._largest, device=generator.device)
         order = torch.rand((*blocks.top.shape, self._largest), generator=generator, device=generator.device)
-        order = order + (cells >= area).float()
+        order.masked_fill_(cells >= area, 2.0)
         cell = order.topk(self.target_width, largest=False, sorted=False).indices
         return self._patch(blocks, cell)
 

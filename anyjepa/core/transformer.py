@@ -203,16 +203,23 @@ def _each_block(seen: Tensor, asked: Tensor, blocks: int) -> Tensor:
     return torch.cat([repeated, asked.unflatten(1, (blocks, -1))], dim=2).flatten(0, 1)
 
 
-def initialise(module: nn.Module, std: float = 0.02) -> None:
+def initialise(module: nn.Module, std: float | None = 0.02) -> None:
     """Truncated normal weights and zero biases for every linear and convolutional layer, and mask tokens.
 
     The published I-JEPA and V-JEPA 1 rescale the output layers by depth but then draw them again, so the
-    rescaling never acts; this is what they end up with.
+    rescaling never acts; a constant of 0.02 is what they end up with. At their width of 1,280 that is about
+    one over the square root of a layer's inputs; a narrow encoder with small patches needs this rule itself,
+    or its tokens are nearly all position and hardly any content.
+
+    Args:
+        module: changed in place.
+        std: of the weights; one over the square root of the layer's inputs where None.
     """
     for part in module.modules():
         if isinstance(part, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
-            nn.init.trunc_normal_(part.weight, std=std)
+            scale = std or part.weight[0].numel() ** -0.5
+            nn.init.trunc_normal_(part.weight, std=scale)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
         elif isinstance(part, Predictor):
-            nn.init.trunc_normal_(part.mask_token, std=std)
+            nn.init.trunc_normal_(part.mask_token, std=0.02)

@@ -60,7 +60,7 @@ class IJepa(Recipe):
             "image_size": (32, 32), "patch_size": 4, "width": 96, "depth": 4, "heads": 3,
             "predictor_width": 48, "predictor_depth": 2, "predictor_heads": 3,
             "epochs": 100.0, "warmup_epochs": 10.0, "batch_size": 128,
-            "start_learning_rate": 1e-4, "weight_decay": 0.05, "final_weight_decay": 0.05,
+            "start_learning_rate": 1e-4, "initial_std": 0.0, "weight_decay": 0.05, "final_weight_decay": 0.05,
         },
     }  # fmt: skip
 
@@ -72,6 +72,7 @@ class IJepa(Recipe):
     predictor_width: int = 384  # of the predictor's tokens
     predictor_depth: int = 12  # blocks of the predictor
     predictor_heads: int = 16  # attention heads of the predictor
+    initial_std: float = 0.02  # of the weights; 0 for one over the square root of a layer's inputs
     crop_area: tuple[float, float] = (0.3, 1.0)  # share of the image a training crop covers
     crop_aspect: tuple[float, float] = (0.75, 4 / 3)  # width over height of a training crop
     mask: Literal["multi-block", "random"] = "multi-block"  # blocks, or single patches at random
@@ -121,8 +122,8 @@ class IJepa(Recipe):
             self.predictor_depth,
             self.predictor_heads,
         )
-        initialise(encoder)
-        initialise(predictor)
+        for part in (encoder, predictor):
+            initialise(part, self.initial_std or None)
         return MaskedJepa(
             encoder,
             predictor,

@@ -1,0 +1,177 @@
+"""Label-free measures: the known answers of the RankMe note, and invariances."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anyjepa.core.errors import UserError
+from anyjepa.core.health import (
+    Gram,
+    alignment,
+    alpha_req,
+    collapse,
+    effective_rank,
+    lidar,
+    participation_ratio,
+    rankme,
+    stable_rank,
+    uniformity,
+)
+
+
+def with_spectrum(values, rows=None):
+    """A matrix with these singular values and random singular vectors."""
+    torch.manual_seed(0)
+    values = torch.as_tensor(values, dtype=torch.float64)
+    rows = rows or 2 * len(values)
+    left = torch.linalg.qr(torch.randn(rows, len(values), dtype=torch.float64)).Q
+    right = torch.linalg.qr(torch.randn(len(values), len(values), dtype=torch.float64)).Q
+    return left * values @ right.T
+
+
+@pytest.mark.parametrize(("count", "expected"), [(64, 64.0013), (512, 512.1373), (2048, 2050.780)])
+def test_equal_singular_values(count, expected):
+    assert effective_rank(torch.ones(count)) == pytest.approx(expected, abs=2e-3)
+
+
+@pytest.mark.parametrize(("count", "expected"), [(64, 1.000101), (512, 1.000824), (2048, 1.003305)])
+def test_one_singular_value(count, expected):
+    spectrum = torch.zeros(count)
+    spectrum[0] = 5.0
+    assert effective_rank(spectrum) == pytest.approx(expected, abs=1e-5)
+
+
+def test_two_values_and_geometric_spectra():
+    assert effective_rank(torch.tensor([3.0, 1.0]), eps=0.0) == pytest.approx(1.754765, abs=1e-6)
+    powers = torch.arange(1, 60, dtype=torch.float64)
+    assert effective_rank(2.0**-powers, eps=1e-300) == pytest.approx(4.0, abs=1e-6)
+    assert effective_rank(4.0**-powers, eps=1e-300) == pytest.approx(2.116535, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("alpha", "rank", "eigen", "ratio", "stable"),
+    [(0.5, 491.86, 409.67, 281.65, 43.82), (1, 409.67, 117.27, 28.28, 6.817), (2, 117.27, 5.059, 2.494, 1.643)],
+)
+def test_power_laws(alpha, rank, eigen, ratio, stable):
+    values = torch.arange(1, 513, dtype=torch.float64) ** -alpha
+    assert effective_rank(values.sqrt()) == pytest.approx(rank, rel=1e-4)
+    assert effective_rank(values) == pytest.approx(eigen, rel=1e-4)
+    z = with_spectrum(values.sqrt(), 1024)
+    assert stable_rank(z) == pytest.approx(stable, rel=1e-3)
+    assert (values.sum() ** 2 / (values**2).sum()).item() == pytest.approx(ratio, rel=1e-3)
+    # centring 1,024 rows takes a little off a spectrum that was not centred
+    assert participation_ratio(z) == pytest.approx(ratio, rel=0.02)
+    assert participation_ratio(z) <= rankme(z) + 1e-9
+
+
+def test_isotropic_gaussian_reads_low_by_the_stated_amount():
+    torch.manual_seed(0)
+    d = 128
+    for factor, share in ((50, 0.9975), (12, 0.989), (5, 0.9724), (1, 0.807)):
+        assert rankme(torch.randn(factor * d, d)) / d == pytest.approx(share, abs=6e-3)
+
+
+def test_a_mean_offset_lowers_the_raw_figure_only():
+    torch.manual_seed(0)
+    offset = torch.full((64,), 64 / math.sqrt(64))
+    z = torch.randn(20_000, 64) + offset
+    assert rankme(z) == pytest.approx(15.4, abs=0.5)
+    assert rankme(z, centred=True) == pytest.approx(63.8, abs=0.4)
+
+
+@given(seed=st.integers(0, 1000), scale=st.floats(1e-3, 1e3))
+@settings(max_examples=20)
+def test_rotation_order_and_scale_do_not_matter(seed, scale):
+    torch.manual_seed(seed)
+    z = torch.randn(60, 8, dtype=torch.float64) * torch.rand(8, dtype=torch.float64)
+    turned = z[torch.randperm(60)] @ torch.linalg.qr(torch.randn(8, 8, dtype=torch.float64)).Q * scale
+    assert rankme(turned) == pytest.approx(rankme(z), rel=1e-6)
+    assert stable_rank(turned) == pytest.approx(stable_rank(z), rel=1e-6)
+    assert uniformity(turned) == pytest.approx(uniformity(z), rel=1e-6)
+
+
+def test_streaming_equals_the_singular_value_decomposition():
+    torch.manual_seed(0)
+    z = torch.randn(300, 20) * torch.logspace(0, -3, 20)
+    gram = Gram(20)
+    for part in z.split(37):
+        gram.add(part)
+    expected = torch.linalg.svdvals(z.double())
+    assert torch.allclose(gram.singular_values(), expected, rtol=1e-6)
+    centred = torch.linalg.svdvals(z.double() - z.double().mean(0))
+    assert torch.allclose(gram.singular_values(centred=True), centred, rtol=1e-5)
+    assert rankme(gram) == pytest.approx(rankme(z), rel=1e-9)
+
+
+def test_constant_and_zero_matrices_are_one_point():
+    assert rankme(torch.ones(50, 8)) == pytest.approx(1.0, abs=1e-4)
+    assert rankme(torch.zeros(50, 8)) == 1.0
+    assert stable_rank(torch.zeros(50, 8)) == 1.0
+    assert participation_ratio(torch.ones(50, 8)) == 1.0
+
+
+def test_a_row_that_is_not_finite_is_named():
+    z = torch.randn(10, 3)
+    z[4, 1] = math.nan
+    with pytest.raises(UserError, match="embedding 4 is not finite"):
+        rankme(z)
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 2.5])
+def test_alpha_of_an_exact_power_law(alpha):
+    z = with_spectrum(torch.arange(1, 201, dtype=torch.float64) ** (-alpha / 2), 400)
+    z = torch.cat([z, -z])  # so that the mean is nought and centring takes nothing away
+    found, fit = alpha_req(z)
+    assert found == pytest.approx(alpha, abs=1e-6)
+    assert fit == pytest.approx(1.0, abs=1e-9)
+
+
+def test_uniformity_of_known_distributions():
+    torch.manual_seed(0)
+    assert uniformity(torch.randn(2000, 64)) == pytest.approx(-3.875, abs=0.01)
+    assert uniformity(torch.tensor([[1.0, 0.0], [-1.0, 0.0]])) == pytest.approx(-8.0)
+    assert uniformity(torch.ones(10, 4)) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_alignment_of_identical_and_independent_views():
+    torch.manual_seed(0)
+    z = torch.randn(4000, 64)
+    assert alignment(z, z) == 0.0
+    assert alignment(z, torch.randn(4000, 64)) == pytest.approx(2.0, abs=0.02)
+
+
+def views(noise, signal=True):
+    torch.manual_seed(0)
+    centre = torch.zeros(1000, 1, 64)
+    if signal:
+        centre[..., :8] = 3 * torch.randn(1000, 1, 8)
+    return centre + noise * torch.randn(1000, 10, 64)
+
+
+def test_lidar_sees_directions_that_are_stable_across_views():
+    assert lidar(views(0.01)) == pytest.approx(7.97, abs=0.05)
+    noisy = views(1.0)
+    assert lidar(noisy) == pytest.approx(11.76, abs=0.5)
+    assert rankme(noisy[:, 0]) == pytest.approx(56.8, abs=1.0)
+    assert lidar(views(1.0, signal=False)) == pytest.approx(61.8, abs=0.5)
+
+
+def test_lidar_of_equal_views_is_the_effective_rank_between_samples():
+    same = views(0.0)
+    between = torch.linalg.svdvals(same[:, 0].double() - same[:, 0].double().mean(0)) ** 2
+    assert lidar(same) == pytest.approx(effective_rank(between, 1e-8), rel=1e-6)
+
+
+def test_collapse_is_told_apart_in_words():
+    torch.manual_seed(0)
+    healthy = torch.randn(500, 32)
+    point = torch.ones(500, 32) + 1e-5 * healthy
+    line = torch.randn(500, 1) * torch.ones(1, 32) + 1e-3 * healthy
+    assert collapse(Gram(32).add(healthy)) is None
+    assert "one point" in collapse(Gram(32).add(point))
+    assert "one direction" in collapse(Gram(32).add(line))
+    assert collapse(Gram(32).add(point[:20])) is None  # too few samples to say
+    assert "finite" in collapse(Gram(32).add(healthy * math.inf))
