@@ -39,7 +39,9 @@ class Parser(argparse.ArgumentParser):
 
 def _parser(command: str, about: str, example: str) -> Parser:
     parser = Parser(prog=f"anyjepa {command}", description=about, epilog=f"example:\n  {example}")
-    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line of stdout")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object as the last line of stdout"
+    )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
@@ -80,7 +82,9 @@ def command_recipes(words: Sequence[str]) -> int:
         for kind in chosen
     ]
     if options.name:
-        rows[0]["fields"] = {f.name: {"default": f.default, "meaning": f.meaning} for f in fields_of(chosen[0])}
+        rows[0]["fields"] = {
+            f.name: {"default": f.default, "meaning": f.meaning} for f in fields_of(chosen[0])
+        }
 
     def show(_result: dict[str, Any]) -> None:
         import inspect
@@ -106,7 +110,9 @@ def command_train(words: Sequence[str]) -> int:
     name = words[0] if from_recipe else "RECIPE"
     parser = _parser(
         f"train {name}",
-        "Pre-train an encoder on unlabelled data." if from_recipe else "Pre-train an encoder on unlabelled data. "
+        "Pre-train an encoder on unlabelled data."
+        if from_recipe
+        else "Pre-train an encoder on unlabelled data. "
         "`anyjepa train RECIPE --help` lists a recipe's own fields; `anyjepa recipes` lists the recipes.",
         f"anyjepa train {name if from_recipe else 'i-jepa'} --data digits --out runs/digits --steps 100",
     )
@@ -138,7 +144,11 @@ def command_train(words: Sequence[str]) -> int:
     options = parser.parse_all(words[1:])
 
     def given(of: type) -> dict[str, Any]:
-        return {f.name: f.parse(getattr(options, f.name)) for f in fields_of(of) if getattr(options, f.name) is not None}
+        return {
+            f.name: f.parse(getattr(options, f.name))
+            for f in fields_of(of)
+            if getattr(options, f.name) is not None
+        }
 
     from anyjepa.engine.train import train
 
@@ -162,11 +172,13 @@ def _settings_class() -> Any:
 
 def command_inspect(words: Sequence[str]) -> int:
     """Label-free health of a run."""
-    parser = _parser("inspect", "Is a run's encoder healthy? No labels are used.", "anyjepa inspect runs/digits")
+    parser = _parser(
+        "inspect", "Is a run's encoder healthy? No labels are used.", "anyjepa inspect runs/digits"
+    )
     parser.add_argument("run", help="the run's folder")
     parser.add_argument("--data", help="samples to look at (default: the data it was trained on)")
     options = parser.parse_all(words)
-    from anyjepa.evaluate.inspection import inspect
+    from anyjepa.evaluation.inspection import inspect
 
     def show(result: dict[str, Any]) -> None:
         from rich.console import Console
@@ -176,10 +188,14 @@ def command_inspect(words: Sequence[str]) -> int:
         words = ("verdict", "advice", "collapsed", "dim", "samples", "untrained")
         for name in (name for name in result if name not in words):
             before = result["untrained"].get(name)
-            table.add_row(name.replace("_", " "), f"{result[name]:.4g}", "" if before is None else f"{before:.4g}")
+            table.add_row(
+                name.replace("_", " "), f"{result[name]:.4g}", "" if before is None else f"{before:.4g}"
+            )
         console = Console(soft_wrap=True)
         console.print(table)
-        console.print(f"{result['verdict']}.", style="bold red" if result["collapsed"] else "bold", highlight=False)
+        console.print(
+            f"{result['verdict']}.", style="bold red" if result["collapsed"] else "bold", highlight=False
+        )
         console.print(result["advice"], highlight=False)
 
     return _show(options, inspect(options.run, options.data), show)
@@ -195,14 +211,23 @@ def command_evaluate(words: Sequence[str]) -> int:
     parser.add_argument("run", help="the run's folder")
     parser.add_argument("--data", help="labelled samples (default: the data it was trained on)")
     parser.add_argument("--labels", help="file (csv, tsv, parquet: id, label) or column of labels")
-    parser.add_argument("--test", help="labelled samples to test on (default: the source's own test part, or 20 %% of it)")
-    parser.add_argument("--probe", nargs="+", default=["linear"], help="linear, knn, or both (default linear)")
+    parser.add_argument(
+        "--test", help="labelled samples to test on (default: the source's own test part, or 20 %% of it)"
+    )
+    parser.add_argument(
+        "--probe", nargs="+", default=["linear"], help="linear, knn, or both (default linear)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the random split (default 0)")
     options = parser.parse_all(words)
-    from anyjepa.evaluate.evaluation import evaluate
+    from anyjepa.evaluation.scores import evaluate
 
     result = evaluate(
-        options.run, options.data, labels=options.labels, probe=options.probe, test=options.test, seed=options.seed
+        options.run,
+        options.data,
+        labels=options.labels,
+        probe=options.probe,
+        test=options.test,
+        seed=options.seed,
     )
     return _show(options, result, lambda result: print_scores(result.get("results", [result])))
 
@@ -228,10 +253,16 @@ def print_scores(results: list[dict[str, Any]]) -> None:
 
 def command_embed(words: Sequence[str]) -> int:
     """Embeddings with sample ids."""
-    parser = _parser("embed", "Write the embedding of every sample.", "anyjepa embed runs/digits --data digits --out digits.parquet")
+    parser = _parser(
+        "embed",
+        "Write the embedding of every sample.",
+        "anyjepa embed runs/digits --data digits --out digits.parquet",
+    )
     parser.add_argument("run", help="the run's folder, or an exported file")
     parser.add_argument("--data", help="samples to embed (default: the data it was trained on)")
-    parser.add_argument("--out", default="embeddings.parquet", help=".parquet or .npy (default embeddings.parquet)")
+    parser.add_argument(
+        "--out", default="embeddings.parquet", help=".parquet or .npy (default embeddings.parquet)"
+    )
     options = parser.parse_all(words)
     from anyjepa.engine.takeaway import embed
 
@@ -240,7 +271,9 @@ def command_embed(words: Sequence[str]) -> int:
 
 def command_export(words: Sequence[str]) -> int:
     """The encoder, for other tools."""
-    parser = _parser("export", "Write the encoder for other tools.", "anyjepa export runs/digits --format safetensors")
+    parser = _parser(
+        "export", "Write the encoder for other tools.", "anyjepa export runs/digits --format safetensors"
+    )
     parser.add_argument("run", help="the run's folder")
     parser.add_argument("--format", default="safetensors", help="safetensors (default)")
     parser.add_argument("--out", help="where to (default: in the run's folder)")
@@ -252,19 +285,25 @@ def command_export(words: Sequence[str]) -> int:
 
 def command_report(words: Sequence[str]) -> int:
     """One self-contained HTML page."""
-    parser = _parser("report", "Write one self-contained HTML page about a run.", "anyjepa report runs/digits")
+    parser = _parser(
+        "report", "Write one self-contained HTML page about a run.", "anyjepa report runs/digits"
+    )
     parser.add_argument("run", help="the run's folder")
     parser.add_argument("--data", help="samples to show (default: the data it was trained on)")
     parser.add_argument("--labels", help="file or column of labels")
     options = parser.parse_all(words)
-    from anyjepa.report.gather import report
+    from anyjepa.reports.gather import report
 
     return _show(options, report(options.run, options.data, options.labels), _print_figures)
 
 
 def command_demo(words: Sequence[str]) -> int:
     """The main job, end to end, on data that ships with a dependency."""
-    parser = _parser("demo", "Train, inspect, evaluate and report on scikit-learn's digits, in about two minutes.", "anyjepa demo")
+    parser = _parser(
+        "demo",
+        "Train, inspect, evaluate and report on scikit-learn's digits, in about two minutes.",
+        "anyjepa demo",
+    )
     parser.add_argument("--out", default="runs/demo", help="the run's folder (default runs/demo); made anew")
     parser.add_argument("--steps", type=int, help="length of the training")
     options = parser.parse_all(words)
@@ -306,7 +345,9 @@ def main(words: Sequence[str] | None = None) -> int:
         return 0
     try:
         if words[0] not in COMMANDS:
-            raise UserError(f"there is no command '{words[0]}'; see `anyjepa --help`.{nearest(words[0], COMMANDS)}")
+            raise UserError(
+                f"there is no command '{words[0]}'; see `anyjepa --help`.{nearest(words[0], COMMANDS)}"
+            )
         return COMMANDS[words[0]][0](words[1:])
     except UserError as mistake:
         if "--debug" in words:

@@ -21,17 +21,17 @@ def demo(out: str | Path = "runs/demo", steps: int | None = None) -> dict[str, A
         steps: length of the training; the preset's epochs where not given.
 
     Returns:
-        ``run``, ``steps``, ``rankme``, ``accuracy``, ``accuracy_untrained``, ``accuracy_raw``, ``knn`` and the
-        same for it, ``verdict``, ``report``.
+        ``run``, ``steps``, ``rankme``, ``accuracy``, ``accuracy_untrained``, ``accuracy_raw``, ``knn`` and
+        the same for it, ``verdict``, ``report``.
 
     Raises:
         UserError: `out` holds something that is not an earlier demo.
     """
     from anyjepa.engine.run import load, read_config
     from anyjepa.engine.train import Settings, train
-    from anyjepa.evaluate.evaluation import evaluate
-    from anyjepa.evaluate.inspection import inspect
-    from anyjepa.report.gather import write_report
+    from anyjepa.evaluation.inspection import inspect
+    from anyjepa.evaluation.scores import evaluate
+    from anyjepa.reports.gather import write_report
 
     path = Path(out)
     if path.exists() and any(path.iterdir()):
@@ -52,13 +52,7 @@ def demo(out: str | Path = "runs/demo", steps: int | None = None) -> dict[str, A
     _print(console, linear, knn)
     console.rule("4 of 4: look at it")
     report = write_report(run)
-    gain = linear["gain_over_untrained"]
-    console.print(
-        f"learned: without seeing a label, the encoder came to tell digits apart: a linear probe on its embeddings "
-        f"is right for {linear['value']:.1%} of unseen images, {100 * gain[0]:+.1f} points over the same encoder untrained "
-        f"(95 % interval {100 * gain[1]:+.1f} to {100 * gain[2]:+.1f}); the nearest neighbours agree for {knn['value']:.1%} "
-        f"({knn['untrained']:.1%} untrained)."
-    )
+    console.print(_learned(linear, knn))
     console.print(
         f"\nopen {report}\nand then, with your own images:\n"
         "  anyjepa train i-jepa --data FOLDER --out runs/mine\n  anyjepa inspect runs/mine\n"
@@ -77,6 +71,16 @@ def demo(out: str | Path = "runs/demo", steps: int | None = None) -> dict[str, A
         "verdict": health["verdict"],
         "report": str(report),
     }
+
+
+def _learned(linear: dict[str, Any], knn: dict[str, Any]) -> str:
+    gain, low, high = (f"{100 * points:+.1f}" for points in linear["gain_over_untrained"])
+    return (
+        "learned: without seeing a label, the encoder came to tell digits apart. A linear probe on its "
+        f"embeddings is right for {linear['value']:.1%} of unseen images, {gain} points over the same encoder "
+        f"untrained (95 % interval {low} to {high}); the nearest neighbours agree for {knn['value']:.1%} "
+        f"({knn['untrained']:.1%} untrained)."
+    )
 
 
 def _print(console: Console, *results: dict[str, Any]) -> None:

@@ -46,5 +46,6 @@ def require(module: str, extra: str) -> ModuleType:
         return importlib.import_module(module)
     except Exception as problem:
         raise UserError(
-            f"anyjepa[{extra}] is not installed: pip install 'anyjepa[{extra}]' ({type(problem).__name__}: {problem})"
+            f"anyjepa[{extra}] is not installed: pip install 'anyjepa[{extra}]' "
+            f"({type(problem).__name__}: {problem})"
         ) from problem

@@ -61,13 +61,14 @@ class Gram:
         return float((variance / (mean**2).sum().clamp(min=1e-300)).sqrt())
 
 
-
 def _gram(z: Matrix | Gram) -> Gram:
     if isinstance(z, Gram):
         return z
     bad = (~torch.isfinite(z).all(1)).nonzero().flatten()
     if len(bad):
-        raise UserError(f"embedding {int(bad[0])} is not finite ({len(bad)} are): the health of such a matrix is unknown.")
+        raise UserError(
+            f"embedding {int(bad[0])} is not finite ({len(bad)} are): the health of such a matrix is unknown."
+        )
     return Gram(z.shape[1], z.device).add(z)
 
 
@@ -155,7 +156,9 @@ def lidar(views: Float[Tensor, "samples views dim"], delta: float = 1e-4, eps: f
     between = centre - centre.mean(0)
     between = between.T @ between / (samples - 1)
     within = (z - centre[:, None]).flatten(0, 1)
-    within = within.T @ within / (samples * (count - 1)) + delta * torch.eye(dim, dtype=z.dtype, device=z.device)
+    within = within.T @ within / (samples * (count - 1)) + delta * torch.eye(
+        dim, dtype=z.dtype, device=z.device
+    )
     values, vectors = torch.linalg.eigh(within)
     whiten = vectors / values.clamp(min=delta).sqrt()
     return effective_rank(torch.linalg.eigvalsh(whiten.T @ between @ whiten).clamp(min=0), eps)

@@ -34,7 +34,9 @@ class Masks:
 class MaskSampler(Protocol):
     """Draws masks for a batch from an explicit generator, on the generator's device."""
 
-    def __call__(self, batch: int, generator: Generator) -> Masks: ...
+    def __call__(self, batch: int, generator: Generator) -> Masks:
+        """Masks for `batch` samples."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,8 @@ class MultiBlock:
         """Target rectangles, (batch, M) each."""
         draw = torch.rand((2, batch, self.targets), generator=generator, device=generator.device)
         return self._place(
-            *self._size(_between(self.target_scale, draw[0]), _between(self.target_aspect, draw[1])), generator
+            *self._size(_between(self.target_scale, draw[0]), _between(self.target_aspect, draw[1])),
+            generator,
         )
 
     def context_block(self, batch: int, generator: Generator) -> Blocks:
@@ -202,7 +205,9 @@ class MultiBlock:
         height, width = self._shrink(*self._size(*(_between(r, draw[0]) for r in self._target_ranges)))
         scale = _between(self.context_scale, draw[1])
         context_height, context_width = self._shrink(*self._size(scale, torch.ones_like(scale)))
-        blocks = self._place_short(height.expand(batch, self.targets), width.expand(batch, self.targets), generator)
+        blocks = self._place_short(
+            height.expand(batch, self.targets), width.expand(batch, self.targets), generator
+        )
         context = self._place_short(context_height.expand(batch), context_width.expand(batch), generator)
         free, relaxed = self._drop_constraints(context.members(self.shape), blocks.members(self.shape))
         kept = int(free.sum(1).min())
@@ -249,7 +254,8 @@ class RandomPatches:
     def __init__(self, patches: int, targets: int, target_width: int, context_width: int) -> None:
         if targets * target_width + context_width > patches:
             raise ValueError(
-                f"{targets} x {target_width} targets and {context_width} context tokens do not fit into {patches}"
+                f"{targets} x {target_width} targets and {context_width} context tokens do not fit into "
+                f"{patches} patches"
             )
         self.patches, self.targets = patches, targets
         self.target_width, self.context_width = target_width, context_width

@@ -39,12 +39,12 @@ class Context:
 
 
 class Method(nn.Module):
-    """One self-supervised method: the parts of a recipe joined.
+    """One self-supervised method: the parts of a recipe joined."""
 
-    `backbone` is the module that `embed` uses: what a user takes away.
-    """
-
-    backbone: nn.Module
+    @property
+    def backbone(self) -> nn.Module:
+        """The module that `embed` uses: what a user takes away."""
+        raise NotImplementedError
 
     def losses(self, batch: Batch, context: Context) -> dict[str, Tensor]:
         """Terms of one step: ``loss`` is minimised, other scalars are logged.
@@ -100,7 +100,7 @@ class MaskedJepa(Method):
         self.sampler, self.objective, self.normalise_targets = sampler, objective, normalise_targets
 
     @property
-    def backbone(self) -> Encoder:
+    def backbone(self) -> nn.Module:
         """The teacher where there is one, else the encoder."""
         return self.target.encoder if isinstance(self.target, EmaTeacher) else self.encoder
 
@@ -134,7 +134,9 @@ class MaskedJepa(Method):
 
     def views(self, batch: Batch, context: Context, count: int) -> Float[Tensor, "batch views dim"]:
         """The context encoder's pooled tokens under `count` different context masks (LiDAR, section 4)."""
-        pooled = [self.encoder(batch, keep=self.masks(batch, context).context).values.mean(1) for _ in range(count)]
+        pooled = [
+            self.encoder(batch, keep=self.masks(batch, context).context).values.mean(1) for _ in range(count)
+        ]
         return torch.stack(pooled, dim=1)
 
     def after_step(self, context: Context) -> None:

@@ -89,7 +89,9 @@ class Mlp(nn.Module):
 
     def __init__(self, axes: int, width: int, hidden: int | None = None) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(axes, hidden or width), nn.GELU(), nn.Linear(hidden or width, width))
+        self.layers = nn.Sequential(
+            nn.Linear(axes, hidden or width), nn.GELU(), nn.Linear(hidden or width, width)
+        )
 
     def forward(self, coordinates: Float[Tensor, "shared tokens axes"]) -> Tensor:
         """Vectors (shared, tokens, width)."""
@@ -116,8 +118,10 @@ class Rotary(nn.Module):
         self.head_width, self.axes, self.temperature = head_width, axes, temperature
         self.pairs = head_width // (2 * axes)
         if head_width % 2 or self.pairs == 0:
-            raise ValueError(f"a head of width {head_width} cannot be turned along {axes} axes: it must be even "
-                             f"and at least {2 * axes}")
+            raise ValueError(
+                f"a head of width {head_width} cannot be turned along {axes} axes: it must be even "
+                f"and at least {2 * axes}"
+            )
 
     def forward(self, coordinates: Float[Tensor, "shared tokens axes"]) -> Tensor:
         """Angles (shared, tokens, head_width / 2), float32, radians."""

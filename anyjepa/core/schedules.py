@@ -15,9 +15,7 @@ def cosine(start: float, end: float, progress: float) -> float:
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def warmup_cosine(
-    step: int, steps: int, warmup_steps: int, start: float, peak: float, end: float
-) -> float:
+def warmup_cosine(step: int, steps: int, warmup_steps: int, start: float, peak: float, end: float) -> float:
     """Linear rise from `start` to `peak`, then half a cosine down to `end`.
 
     Args:

@@ -37,7 +37,8 @@ class EmaTeacher(nn.Module):
     @torch.no_grad()
     def follow(self, encoder: nn.Module, momentum: float) -> None:
         """teacher <- momentum * teacher + (1 - momentum) * encoder, for all parameters in one call."""
-        torch._foreach_lerp_(list(self.encoder.parameters()), list(encoder.parameters()), 1.0 - momentum)
+        # private by name only: it is what torch's own optimisers and averaging call
+        torch._foreach_lerp_(list(self.encoder.parameters()), list(encoder.parameters()), 1.0 - momentum)  # pyright: ignore[reportPrivateImportUsage]
 
 
 class SameEncoder(nn.Module):

@@ -1,1 +1,1 @@
-"""The loop: loading, optimiser, schedules, checkpoints, resume, logs. It knows no paper and no kind of data."""
+"""The loop: loading, optimiser, schedules, checkpoints, resume, logs. Knows no paper and no kind of data."""

@@ -37,7 +37,9 @@ class Checkpoint:
     facts: dict[str, Any]
 
 
-def save_checkpoint(folder: Path, step: int, method: nn.Module, optimiser: Optimizer, facts: dict[str, Any]) -> Path:
+def save_checkpoint(
+    folder: Path, step: int, method: nn.Module, optimiser: Optimizer, facts: dict[str, Any]
+) -> Path:
     """Write ``folder/step-…`` and delete all but the newest `KEEP` checkpoints.
 
     Raises:
@@ -137,7 +139,11 @@ def load_strictly(module: nn.Module, tensors: dict[str, Tensor]) -> None:
     missing = [name for name in own if name not in tensors]
     unexpected = [name for name in tensors if name not in own]
     reshaped = [name for name in own if name in tensors and own[name].shape != tensors[name].shape]
-    for problem, names in (("lack", missing), ("have an unexpected", unexpected), ("have another shape of", reshaped)):
+    for problem, names in (
+        ("lack", missing),
+        ("have an unexpected", unexpected),
+        ("have another shape of", reshaped),
+    ):
         if names:
             raise UserError(
                 f"these weights do not fit the recipe: they {problem} '{names[0]}' ({len(names)} such); "

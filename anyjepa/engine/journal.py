@@ -18,7 +18,7 @@ SHOWN = ("loss", "rankme", "samples_per_second")
 
 
 class Journal:
-    """Writes each logged step to the run's folder and shows it; on a terminal as a bar, else a line now and then.
+    """Writes each logged step to the run's folder and shows it: a bar on a terminal, else a line now and then.
 
     Args:
         run: the run's folder.
@@ -37,8 +37,14 @@ class Journal:
         self.steps, self.last_line = steps, time.monotonic()
         self.bar: Progress | None = None
         if self.console.is_terminal and not quiet:
-            columns = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} steps")]
-            self.bar = Progress(*columns, TextColumn("{task.fields[figures]}"), TimeRemainingColumn(), console=self.console)
+            columns = [
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.completed}/{task.total} steps"),
+            ]
+            self.bar = Progress(
+                *columns, TextColumn("{task.fields[figures]}"), TimeRemainingColumn(), console=self.console
+            )
             self.task = self.bar.add_task("training", total=steps, completed=start, figures="")
             self.bar.start()
 
@@ -54,7 +60,9 @@ class Journal:
         elif time.monotonic() - self.last_line > PLAIN_SECONDS or row["step"] == self.steps:
             self.last_line = time.monotonic()
             left = (self.steps - row["step"]) * row.get("seconds_per_step", 0.0)
-            self.console.print(f"step {row['step']}/{self.steps}  {figures}  {left:.0f} s left", highlight=False)
+            self.console.print(
+                f"step {row['step']}/{self.steps}  {figures}  {left:.0f} s left", highlight=False
+            )
 
     def say(self, message: str, style: str = "") -> None:
         """A sentence for the person, above the bar."""
@@ -65,4 +73,3 @@ class Journal:
         if self.bar:
             self.bar.stop()
         self.board.close()
-

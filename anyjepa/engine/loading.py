@@ -37,7 +37,9 @@ def read_many(samples: Samples, indices: np.ndarray) -> tuple[list[np.ndarray] |
             except BadSample as problem:
                 problems.append(problem)
         else:
-            raise UserError(f"100 samples in a row cannot be read, the last being {problems[-1]}; check the data.")
+            raise UserError(
+                f"100 samples in a row cannot be read, the last being {problems[-1]}; check the data."
+            )
     return found, problems
 
 
@@ -53,7 +55,13 @@ class Steps(Dataset):
     """
 
     def __init__(self, samples: Samples, recipe: Recipe, batch_size: int, seed: int, steps: int) -> None:
-        self.samples, self.recipe, self.batch_size, self.seed, self.steps = samples, recipe, batch_size, seed, steps
+        self.samples, self.recipe, self.batch_size, self.seed, self.steps = (
+            samples,
+            recipe,
+            batch_size,
+            seed,
+            steps,
+        )
         self.steps_per_epoch = max(1, len(samples) // batch_size)
 
     def __len__(self) -> int:

@@ -1,6 +1,8 @@
-"""All randomness of a run, as functions of (seed, epoch, sample) or (seed, step): nothing to save or restore."""
+"""All randomness of a run, as functions of (seed, epoch, sample) or (seed, step): nothing to save."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +34,7 @@ def step_generator(seed: int, step: int, device: torch.device | str = "cpu") -> 
     return torch.Generator(device).manual_seed(_key(seed, _STEP, step) & (2**63 - 1))
 
 
-def _mix(x: np.ndarray | np.uint64) -> np.ndarray:
+def _mix(x: Any) -> Any:
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
@@ -40,4 +42,6 @@ def _mix(x: np.ndarray | np.uint64) -> np.ndarray:
 
 def _key(seed: int, stream: int, counter: int) -> int:
     """128 bits that differ for every (seed, stream, counter)."""
-    return int.from_bytes(np.random.SeedSequence((seed, stream, counter)).generate_state(4).tobytes(), "little")
+    return int.from_bytes(
+        np.random.SeedSequence((seed, stream, counter)).generate_state(4).tobytes(), "little"
+    )

@@ -102,7 +102,7 @@ class Run:
     def batches(
         self, samples: Samples | np.ndarray, indices: np.ndarray | None = None, batch_size: int = 256
     ) -> Iterator[tuple[np.ndarray, Batch]]:
-        """Batches as they are used, on the device, with the indices of their samples; damaged ones left out."""
+        """Batches for use, on the device, with the indices of their samples; damaged ones left out."""
         opened = self.domain.open(samples) if isinstance(samples, np.ndarray) else samples
         indices = np.arange(len(opened)) if indices is None else indices
         for start in range(0, len(indices), batch_size):
@@ -121,7 +121,7 @@ class Run:
     def embed(
         self, samples: Samples | np.ndarray, batch_size: int = 256, indices: np.ndarray | None = None
     ) -> Float[Tensor, "samples dim"]:
-        """One vector a sample, float32, on the CPU, in the samples' order; damaged ones left out (`problems`)."""
+        """One vector a sample, float32, on the CPU, in their order; damaged ones left out (see `problems`)."""
         parts = [
             self.method.embed(batch).float().cpu() for _, batch in self.batches(samples, indices, batch_size)
         ]
@@ -186,7 +186,9 @@ def load_encoder_file(path: Path, device: str = "auto") -> Run:
     except (SafetensorError, OSError) as problem:
         raise UserError(f"{path} is not a safetensors file ({problem}).") from problem
     if card is None:
-        raise UserError(f"{path} was not written by `anyjepa export`: it does not say which recipe it belongs to.")
+        raise UserError(
+            f"{path} was not written by `anyjepa export`: it does not say which recipe it belongs to."
+        )
     config = json.loads(card)
     config["data"]["source"] = None
     kind = recipe_of(config)

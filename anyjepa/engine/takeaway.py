@@ -88,7 +88,11 @@ def _label_names(samples: Samples, indices: np.ndarray) -> list[Any]:
     assert samples.labels is not None
     values = samples.labels[indices]
     if samples.classes is None:
-        return [None if np.isnan(v) else float(v) for v in values] if values.dtype.kind == "f" else values.tolist()
+        return (
+            [None if np.isnan(v) else float(v) for v in values]
+            if values.dtype.kind == "f"
+            else values.tolist()
+        )
     return [samples.classes[v] if v >= 0 else None for v in values]
 
 
@@ -128,7 +132,10 @@ def export(
     """
     run = run if isinstance(run, Run) else load(run)
     if format not in FORMATS:
-        raise UserError(f"there is no export format '{format}' (there is: {', '.join(FORMATS)}).{nearest(format, FORMATS)}")
+        raise UserError(
+            f"there is no export format '{format}' (there is: {', '.join(FORMATS)})."
+            f"{nearest(format, FORMATS)}"
+        )
     out = Path(out or run.path / f"{run.recipe.name}.safetensors")
     tensors = {name: value.cpu().contiguous() for name, value in run.method.backbone.state_dict().items()}
     card = {key: run.config[key] for key in ("recipe", "preset", "fields", "seed", "steps", "versions")}
@@ -136,7 +143,11 @@ def export(
     with explained(f"write {out}"):
         out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(out, save(tensors, metadata={"format": "pt", "anyjepa": json.dumps(card)}))
-    return {"out": str(out), "format": format, "max_difference": _difference(run, load_encoder_file(out, "cpu"))}
+    return {
+        "out": str(out),
+        "format": format,
+        "max_difference": _difference(run, load_encoder_file(out, "cpu")),
+    }
 
 
 @torch.inference_mode()

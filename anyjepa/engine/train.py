@@ -28,7 +28,14 @@ from anyjepa.engine.journal import Journal
 from anyjepa.engine.loading import Steps, batches
 from anyjepa.engine.optimiser import apply, build_optimiser, schedule
 from anyjepa.engine.randomness import step_generator
-from anyjepa.engine.run import build_method, choose_device, read_config, recipe_fields, recipe_of, write_config
+from anyjepa.engine.run import (
+    build_method,
+    choose_device,
+    read_config,
+    recipe_fields,
+    recipe_of,
+    write_config,
+)
 from anyjepa.engine.watch import Watch
 from anyjepa.recipes import Recipe, recipe
 
@@ -85,7 +92,9 @@ def train(
         kind = _same_recipe(kind, recipe_of(config), fields)
         samples = _open(kind, data if data is not None else config["data"]["source"], settings)
         if samples.fingerprint() != config["data"]["fingerprint"]:
-            raise UserError(f"the data changed since {path} began: put it back as it was, or start a new run.")
+            raise UserError(
+                f"the data changed since {path} began: put it back as it was, or start a new run."
+            )
     else:
         if (path / "config.yaml").exists():
             raise UserError(f"{path} already holds a run: go on with --resume, or choose another --out.")
@@ -121,8 +130,8 @@ def _limit(problems: list[BadSample], total: int, fraction: float) -> None:
     damaged = len({problem.identity for problem in problems})
     if damaged > fraction * total:
         raise UserError(
-            f"{damaged} of {total} samples are damaged, above the limit of {fraction:.3g} (--max-bad-fraction); "
-            f"the first is {problems[0]}."
+            f"{damaged} of {total} samples are damaged, above the limit of {fraction:.3g} "
+            f"(--max-bad-fraction); the first is {problems[0]}."
         )
 
 
@@ -185,7 +194,8 @@ class _Training:
             self.journal.say(complaint, style="yellow")
         if self.config["batch_size"] < self.recipe.batch_size:
             self.journal.say(
-                f"a batch is {self.config['batch_size']} samples, all there are, not {self.recipe.batch_size}.",
+                f"a batch is {self.config['batch_size']} samples, all there are, "
+                f"not {self.recipe.batch_size}.",
                 style="yellow",
             )
         count = sum(p.numel() for p in self.method.backbone.parameters())
@@ -241,7 +251,9 @@ class _Training:
             workers = 0 if resident else min(8, max(1, torch.get_num_threads() - 1))
         return batches(loader, self.start, workers, pin=self.fabric.device.type == "cuda")
 
-    def _step(self, model: Any, batch: dict[str, Tensor], step: int, values: dict[str, float]) -> dict[str, Tensor]:
+    def _step(
+        self, model: Any, batch: dict[str, Tensor], step: int, values: dict[str, float]
+    ) -> dict[str, Tensor]:
         device = self.fabric.device
         batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
         context = Context(step, self.steps, step_generator(self.config["seed"], step, device))
@@ -325,7 +337,9 @@ class _Log:
 
 def save_encoder(method: Method, path: Path) -> None:
     """Write the weights a user takes away, whole."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in method.backbone.state_dict().items()}
+    tensors = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in method.backbone.state_dict().items()
+    }
     write_whole(path, save(tensors))
 
 
@@ -340,7 +354,7 @@ def _stop_signals() -> Iterator[list[int]]:
 
     def receive(number: int, _frame: Any) -> None:
         received.append(number)
-        signal.signal(number, previous[number])
+        signal.signal(number, previous[signal.Signals(number)])
 
     for number in previous:
         signal.signal(number, receive)

@@ -37,7 +37,11 @@ class Watch:
         if not bool(torch.isfinite(gram.square).all()):
             figures = {}
         else:
-            figures = {"rankme": rankme(gram), "rankme_centred": rankme(gram, centred=True), "spread": gram.spread()}
+            figures = {
+                "rankme": rankme(gram),
+                "rankme_centred": rankme(gram, centred=True),
+                "spread": gram.spread(),
+            }
         # the kind of collapse counts as a change, its figures do not
         kind = verdict.split(":")[0] if verdict else None
         changed, self.state = kind != self.state, kind

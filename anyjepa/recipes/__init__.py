@@ -60,8 +60,8 @@ class Recipe(ABC):
                 raise UserError(f"{flag(name)} must be above 0, not {getattr(self, name)}.")
         if self.warmup_epochs > self.epochs:
             raise UserError(
-                f"--warmup-epochs {self.warmup_epochs:g} is longer than the whole training of {self.epochs:g} "
-                "epochs: shorten it or train longer."
+                f"--warmup-epochs {self.warmup_epochs:g} is longer than the whole training of "
+                f"{self.epochs:g} epochs: shorten it or train longer."
             )
 
     @classmethod
@@ -69,7 +69,9 @@ class Recipe(ABC):
         """The recipe with a preset's values, then `fields`; unknown names suggest the nearest."""
         if preset not in cls.presets:
             known = ", ".join(cls.presets)
-            raise UserError(f"{cls.name} has no preset '{preset}' (it has {known}).{nearest(preset, cls.presets)}")
+            raise UserError(
+                f"{cls.name} has no preset '{preset}' (it has {known}).{nearest(preset, cls.presets)}"
+            )
         names = [field.name for field in dataclasses.fields(cls)]
         for name in fields:
             if name not in names:
@@ -91,7 +93,11 @@ def recipes() -> dict[str, type[Recipe]]:
     for entry in pkgutil.iter_modules(__path__):
         module = importlib.import_module(f"{__name__}.{entry.name}")
         for _, kind in inspect.getmembers(module, inspect.isclass):
-            if kind.__module__ == module.__name__ and issubclass(kind, Recipe) and not inspect.isabstract(kind):
+            if (
+                kind.__module__ == module.__name__
+                and issubclass(kind, Recipe)
+                and not inspect.isabstract(kind)
+            ):
                 found[kind.name] = kind
     return dict(sorted(found.items()))
 

@@ -58,7 +58,9 @@ class Field:
         if self.choices:
             if words[0] not in self.choices:
                 known = ", ".join(map(str, self.choices))
-                raise UserError(f"{self.flag} is one of {known}, not '{words[0]}'.{nearest(words[0], self.choices)}")
+                raise UserError(
+                    f"{self.flag} is one of {known}, not '{words[0]}'.{nearest(words[0], self.choices)}"
+                )
             return words[0]
         values = tuple(self._one(part, word) for part, word in zip(parts, words, strict=True))
         return values if typing.get_origin(self.type) is tuple else values[0]

@@ -53,7 +53,11 @@ def test_two_values_and_geometric_spectra():
 
 @pytest.mark.parametrize(
     ("alpha", "rank", "eigen", "ratio", "stable"),
-    [(0.5, 491.86, 409.67, 281.65, 43.82), (1, 409.67, 117.27, 28.28, 6.817), (2, 117.27, 5.059, 2.494, 1.643)],
+    [
+        (0.5, 491.86, 409.67, 281.65, 43.82),
+        (1, 409.67, 117.27, 28.28, 6.817),
+        (2, 117.27, 5.059, 2.494, 1.643),
+    ],
 )
 def test_power_laws(alpha, rank, eigen, ratio, stable):
     values = torch.arange(1, 513, dtype=torch.float64) ** -alpha

@@ -31,7 +31,9 @@ def counts(indices, patches):
     low=st.floats(0.3, 1.0),
 )
 @settings(max_examples=60)
-def test_masks_are_unique_inside_the_grid_and_disjoint_unless_relaxed(rows, columns, targets, batch, seed, low):
+def test_masks_are_unique_inside_the_grid_and_disjoint_unless_relaxed(
+    rows, columns, targets, batch, seed, low
+):
     sampler = MultiBlock((rows, columns), targets, context_scale=(low, 1.0))
     masks = sampler(batch, generator(seed))
     assert masks.context.shape == (batch, sampler.context_width)
@@ -39,7 +41,7 @@ def test_masks_are_unique_inside_the_grid_and_disjoint_unless_relaxed(rows, colu
     for context, blocks, relaxed in zip(masks.context, masks.targets, masks.relaxed, strict=True):
         assert len(set(context.tolist())) == len(context)
         assert all(len(set(block.tolist())) == len(block) for block in blocks)
-        assert 0 <= int(blocks.min())
+        assert int(blocks.min()) >= 0
         assert int(max(blocks.max(), context.max())) < rows * columns
         overlap = set(context.tolist()) & set(blocks.flatten().tolist())
         if not relaxed:
@@ -57,7 +59,10 @@ def test_the_same_generator_state_gives_the_same_masks_and_another_does_not():
 def test_target_blocks_of_the_paper_on_its_grid():
     sampler = MultiBlock((14, 14))
     blocks = sampler.target_blocks(4096, generator())
-    assert set(zip(blocks.height.flatten().tolist(), blocks.width.flatten().tolist(), strict=True)) == PAPER_SIZES
+    assert (
+        set(zip(blocks.height.flatten().tolist(), blocks.width.flatten().tolist(), strict=True))
+        == PAPER_SIZES
+    )
     area = blocks.height * blocks.width
     assert (int(area.min()), int(area.max())) == (24, 42)
     assert int(blocks.height.max()) <= 13
@@ -210,7 +215,9 @@ def test_random_patches_are_disjoint_and_uniform():
         RandomPatches(64, 4, 12, 18)
 
 
-@pytest.mark.parametrize("bad", [{"target_scale": (0.3, 0.2)}, {"context_scale": (0.0, 1.0)}, {"shape": (1, 3)}])
+@pytest.mark.parametrize(
+    "bad", [{"target_scale": (0.3, 0.2)}, {"context_scale": (0.0, 1.0)}, {"shape": (1, 3)}]
+)
 def test_masks_that_cannot_be_drawn_are_refused(bad):
-    with pytest.raises(ValueError, match="range|too small"):
+    with pytest.raises(ValueError, match=r"range|too small"):
         MultiBlock(**{"shape": (8, 8), **bad})

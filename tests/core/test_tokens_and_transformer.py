@@ -20,7 +20,12 @@ class Vectors(nn.Module):
 def encoder(rotary=False, width=24, positions=True):
     torch.manual_seed(0)
     made = Encoder(
-        Vectors(), SinCos(width, 2) if positions else None, width, 3, 2, rotary=Rotary(12, 2) if rotary else None
+        Vectors(),
+        SinCos(width, 2) if positions else None,
+        width,
+        3,
+        2,
+        rotary=Rotary(12, 2) if rotary else None,
     )
     initialise(made, None)
     return made.eval()
@@ -108,7 +113,9 @@ def predictor(rotary=False):
 @pytest.mark.parametrize("rotary", [False, True])
 def test_predictions_follow_the_order_of_targets_and_ignore_that_of_the_context(rotary):
     made, coordinates = predictor(rotary), grid(4, 4)
-    masks = Masks(torch.tensor([[0, 3, 9]]), torch.tensor([[[5, 6, 10], [1, 2, 12]]]), torch.zeros(1, dtype=torch.bool))
+    masks = Masks(
+        torch.tensor([[0, 3, 9]]), torch.tensor([[[5, 6, 10], [1, 2, 12]]]), torch.zeros(1, dtype=torch.bool)
+    )
     values = torch.randn(1, 3, 24)
     context = Tokens(values, take(coordinates, masks.context))
     base = made(context, coordinates, masks)

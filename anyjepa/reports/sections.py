@@ -14,9 +14,9 @@ from torch.nn import functional
 from anyjepa.core.health import Gram, rankme
 from anyjepa.core.tokens import Tokens
 from anyjepa.domains import Domain
-from anyjepa.report.charts import COLOURS, SHAPES, Chart, Series, line_chart, short
-from anyjepa.report.page import EmbeddingMap, MaskedSample, Masks, Neighbours, Patches
-from anyjepa.report.pictures import Picture, data_uri, fit, picture, sprite_sheet
+from anyjepa.reports.charts import COLOURS, SHAPES, Chart, Series, line_chart, short
+from anyjepa.reports.page import EmbeddingMap, MaskedSample, Masks, Neighbours, Patches
+from anyjepa.reports.pictures import Picture, data_uri, fit, picture, sprite_sheet
 
 BLOCK_COLOURS = ("#e69f00", "#56b4e9", "#cc79a7", "#009e73", "#f0e442", "#0072b2", "#d55e00")  # Okabe and Ito
 HIDDEN = 0.55  # grey of what an encoder does not see, on either theme

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anyjepa.core.errors import UserError
-from anyjepa.evaluate.confidence import (
+from anyjepa.evaluation.confidence import (
     accuracy_interval,
     mean_interval,
     paired_difference_interval,

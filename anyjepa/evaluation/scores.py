@@ -17,8 +17,8 @@ from anyjepa.domains import Samples
 from anyjepa.domains.sources import NoSplit
 from anyjepa.engine.files import append_line
 from anyjepa.engine.run import Run, load
-from anyjepa.evaluate.confidence import paired_difference_interval
-from anyjepa.evaluate.probes import ProbeResult, knn_probe, linear_probe
+from anyjepa.evaluation.confidence import paired_difference_interval
+from anyjepa.evaluation.probes import ProbeResult, knn_probe, linear_probe
 
 PROBES = {"linear": linear_probe, "knn": knn_probe}
 TEST_FRACTION = 0.2
@@ -54,9 +54,9 @@ def evaluate(
         seed: of the random split. The untrained encoder has the weights the run began from.
 
     Returns:
-        ``probe``, ``metric``, ``value``, ``low``, ``high``, ``untrained``, ``raw``, ``gain_over_untrained`` and
-        ``gain_over_raw`` as [value, low, high] of the paired difference, ``classes``, ``train``, ``test``,
-        ``data``; with several probes, ``results`` holds one such object each and the first is on top.
+        ``probe``, ``metric``, ``value``, ``low``, ``high``, ``untrained``, ``raw``, ``gain_over_untrained``
+        and ``gain_over_raw`` as [value, low, high] of the paired difference, ``classes``, ``train``,
+        ``test``, ``data``; with several probes, ``results`` holds one such object each and the first is on top.
 
     Raises:
         UserError: no labels, an unknown probe, or labels that do not fit.
@@ -65,7 +65,9 @@ def evaluate(
     names = [probe] if isinstance(probe, str) else list(probe)
     for name in names:
         if name not in PROBES:
-            raise UserError(f"there is no probe '{name}' (there are: {', '.join(PROBES)}).{nearest(name, PROBES)}")
+            raise UserError(
+                f"there is no probe '{name}' (there are: {', '.join(PROBES)}).{nearest(name, PROBES)}"
+            )
     train, held_out = _both_sides(run, data, labels, test, seed)
     source = data if isinstance(data, str) else run.config["data"]["source"] if data is None else "array"
     results = [_score(name, train, held_out, seed) | {"data": source} for name in names]
@@ -76,7 +78,9 @@ def evaluate(
 
 def _score(name: str, train: Labelled, held_out: Labelled, seed: int) -> dict[str, Any]:
     found: dict[str, ProbeResult] = {
-        kind: PROBES[name](train.features[kind], train.labels, held_out.features[kind], held_out.labels, seed=seed)
+        kind: PROBES[name](
+            train.features[kind], train.labels, held_out.features[kind], held_out.labels, seed=seed
+        )
         for kind in KINDS
     }
     best = found["trained"]
@@ -121,7 +125,9 @@ def _known(samples: Samples) -> np.ndarray:
         )
     known = ~np.isnan(samples.labels) if samples.labels.dtype.kind == "f" else samples.labels >= 0
     if not known.any():
-        raise UserError(f"no sample of {samples.source} has a label: check that ids in --labels match the samples.")
+        raise UserError(
+            f"no sample of {samples.source} has a label: check that ids in --labels match the samples."
+        )
     return np.flatnonzero(known)
 
 
@@ -131,7 +137,9 @@ def _same_classes(samples: Samples, train: Samples) -> Samples:
         return samples
     strange = [name for name in samples.classes if name not in train.classes]
     if strange:
-        raise UserError(f"the test data has a class '{strange[0]}' that the training data lacks: check the folders.")
+        raise UserError(
+            f"the test data has a class '{strange[0]}' that the training data lacks: check the folders."
+        )
     order = np.array([train.classes.index(name) for name in samples.classes])
     samples.labels = np.where(samples.labels < 0, -1, order[samples.labels])
     return samples
@@ -161,7 +169,8 @@ def _described(run: Run, samples: Samples, indices: np.ndarray | None = None) ->
             parts["untrained"].append(untrained.method.embed(batch).float().cpu())
             parts["raw"].append(run.domain.raw(batch).float().cpu())
     if not kept:
-        raise UserError(f"none of the samples of {samples.source} can be read, so there is nothing to evaluate.")
+        raise UserError(
+            f"none of the samples of {samples.source} can be read, so there is nothing to evaluate."
+        )
     labels = torch.as_tensor(np.asarray(samples.labels)[np.concatenate(kept)])
     return Labelled({kind: torch.cat(part).clone() for kind, part in parts.items()}, labels)
-

@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from anyjepa.report.page import render
+from anyjepa.reports.page import render
 
 EVIL = "<script>alert(1)</script>"
 ABSENT = ("scores", "curves", "spectrum", "masks", "neighbours", "patches", "map")

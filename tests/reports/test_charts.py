@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anyjepa.report.charts import (
+from anyjepa.reports.charts import (
     BOTTOM,
     COLOURS,
     LEFT,

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from anyjepa.core.health import Gram, collapse, rankme
-from anyjepa.report.charts import Chart, Series, line_chart, score_text, short
-from anyjepa.report.page import Figure, Score, Table, Verdict
+from anyjepa.reports.charts import Chart, Series, line_chart, score_text, short
+from anyjepa.reports.page import Figure, Score, Table, Verdict
 
 Rows = Sequence[dict[str, Any]]
 Curves = tuple[tuple[str, tuple[tuple[str, str], ...]], ...]  # title, and (name, key of the log) of each line

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from anyjepa.core.errors import UserError
-from anyjepa.evaluate.confidence import accuracy_interval, r2_interval
-from anyjepa.evaluate.linear import ELEMENTS_AT_ONCE, blocks, fit_linear, predict, principal_components
+from anyjepa.evaluation.confidence import accuracy_interval, r2_interval
+from anyjepa.evaluation.linear import ELEMENTS_AT_ONCE, blocks, fit_linear, predict, principal_components
 
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 NEIGHBOURS = (1, 5, 10, 20, 50)

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from anyjepa.core.tokens import Tokens
-from anyjepa.report import sections
-from anyjepa.report.pictures import fit, sprite_sheet
-from anyjepa.report.sections import Labels, Looked
+from anyjepa.reports import sections
+from anyjepa.reports.pictures import fit, sprite_sheet
+from anyjepa.reports.sections import Labels, Looked
 
 
 def looked(embeddings, labels=None):

@@ -15,9 +15,9 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from anyjepa.report import charts
-from anyjepa.report.charts import Chart
-from anyjepa.report.pictures import Picture
+from anyjepa.reports import charts
+from anyjepa.reports.charts import Chart
+from anyjepa.reports.pictures import Picture
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ class Content:
 def render(content: Content) -> str:
     """The page as HTML text."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("anyjepa.report", "."),
+        loader=jinja2.PackageLoader("anyjepa.reports", "."),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

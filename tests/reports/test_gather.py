@@ -13,8 +13,8 @@ from anyjepa.core.errors import UserError
 from anyjepa.core.health import Gram
 from anyjepa.engine.run import load
 from anyjepa.engine.train import Settings, train
-from anyjepa.report import summary
-from anyjepa.report.gather import gather, report, write_report
+from anyjepa.reports import summary
+from anyjepa.reports.gather import gather, report, write_report
 
 EVIL = "<script>alert(1)<"
 

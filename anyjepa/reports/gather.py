@@ -18,9 +18,9 @@ from anyjepa.core.tokens import Tokens
 from anyjepa.domains import Samples
 from anyjepa.engine.files import explained, read_lines, write_whole
 from anyjepa.engine.run import Run, load
-from anyjepa.report import sections, summary
-from anyjepa.report.page import Content, Masks, Patches, render
-from anyjepa.report.sections import Labels, Looked
+from anyjepa.reports import sections, summary
+from anyjepa.reports.page import Content, Masks, Patches, render
+from anyjepa.reports.sections import Labels, Looked
 
 SHOWN = 6  # samples of the masks, neighbours and patches
 POSITION_SAMPLES = 128  # that the mean token of each position is taken over

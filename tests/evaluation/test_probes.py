@@ -14,8 +14,8 @@ from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.preprocessing import StandardScaler
 
 from anyjepa.core.errors import UserError
-from anyjepa.evaluate.linear import fit_linear, minimise, principal_components
-from anyjepa.evaluate.probes import _Labelled, knn_probe, linear_probe
+from anyjepa.evaluation.linear import fit_linear, minimise, principal_components
+from anyjepa.evaluation.probes import _Labelled, knn_probe, linear_probe
 
 
 def labelled(count, dim, classes, seed=0, noise=1.0, dtype=torch.float32):
@@ -330,7 +330,7 @@ def test_the_size_of_a_block_changes_nothing(monkeypatch):
     whole = [call() for call in calls]
     for module in ("linear", "probes"):
         small = lambda rows, width, *_: (slice(at, at + 7) for at in range(0, rows, 7))  # noqa: E731
-        monkeypatch.setattr(f"anyjepa.evaluate.{module}.blocks", small)
+        monkeypatch.setattr(f"anyjepa.evaluation.{module}.blocks", small)
     for one, other in zip(whole, [call() for call in calls], strict=True):
         assert one.predictions.tolist() == other.predictions.tolist()
 

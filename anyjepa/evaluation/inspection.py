@@ -1,4 +1,4 @@
-"""Label-free health of a run: the measures, what they are for an untrained encoder, and a verdict in words."""
+"""Label-free health of a run: measures, the same of the untrained encoder, and a verdict in words."""
 
 from __future__ import annotations
 
@@ -112,8 +112,12 @@ def judge(
             f"inspect at least {5 * dim} samples.",
         )
     if fault:
-        return fault, "train with a teacher (--teacher ema), a lower --learning-rate, or more and larger targets."
-    evidence = f"effective rank {rank:.1f} of {dim} (untrained {was:.1f}), alpha {figures.get('alpha_req', math.nan):.2f}"
+        return (
+            fault,
+            "train with a teacher (--teacher ema), a lower --learning-rate, or more and larger targets.",
+        )
+    alpha = figures.get("alpha_req", math.nan)
+    evidence = f"effective rank {rank:.1f} of {dim} (untrained {was:.1f}), alpha {alpha:.2f}"
     if rank < was / 2:
         return (
             f"shrinking: {evidence}",

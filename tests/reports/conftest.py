@@ -7,10 +7,10 @@ import torch
 from anyjepa.core.masking import MultiBlock
 from anyjepa.core.tokens import Tokens
 from anyjepa.domains.images import Images
-from anyjepa.report import sections
-from anyjepa.report.charts import Series, line_chart
-from anyjepa.report.page import Content, Figure, Score, Table, Verdict
-from anyjepa.report.sections import Labels, Looked
+from anyjepa.reports import sections
+from anyjepa.reports.charts import Series, line_chart
+from anyjepa.reports.page import Content, Figure, Score, Table, Verdict
+from anyjepa.reports.sections import Labels, Looked
 
 EVIL = "<script>alert(1)</script>"
 ABSENT = ("scores", "curves", "spectrum", "masks", "neighbours", "patches", "map")
