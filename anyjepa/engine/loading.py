@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -80,16 +81,44 @@ def _order(seed: int, epoch: int, samples: int) -> np.ndarray:
     return permutation(seed, epoch, samples)
 
 
+class _Carried(Dataset):
+    """The same items; a UserError comes as an item, since a worker wraps what it raises in a traceback."""
+
+    def __init__(self, steps: Steps) -> None:
+        self.steps = steps
+
+    def __getitem__(self, step: int) -> Loaded | UserError:
+        try:
+            return self.steps[step]
+        except UserError as mistake:
+            return mistake
+
+
 def batches(steps: Steps, start: int, workers: int, pin: bool) -> Iterator[Loaded]:
-    """Batches of the steps after `start`, loaded ahead by `workers` processes (0: in this one)."""
+    """Batches of the steps after `start`, loaded ahead by `workers` processes (0: in this one).
+
+    Raises:
+        UserError: samples cannot be read, see `read_many`.
+    """
     options: dict[str, Any] = {"prefetch_factor": 4, "persistent_workers": True} if workers else {}
     loader = DataLoader(
-        steps,
+        _Carried(steps),
         batch_size=None,
         sampler=range(start, len(steps)),
         num_workers=workers,
         pin_memory=pin,
         generator=torch.Generator(),  # its own, so that iterating leaves the global one alone
+        worker_init_fn=_leave_signals_to_the_run,
         **options,
     )
-    return iter(loader)
+    for item in loader:
+        if isinstance(item, UserError):
+            raise item
+        yield item
+
+
+def _leave_signals_to_the_run(_worker: int) -> None:
+    # Ctrl-C and a batch system's SIGTERM reach the whole group; a worker that died of it would keep the run
+    # from writing its last checkpoint
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
