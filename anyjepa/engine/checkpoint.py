@@ -42,6 +42,8 @@ def save_checkpoint(
 ) -> Path:
     """Write ``folder/step-…`` and delete all but the newest `KEEP` checkpoints.
 
+    A checkpoint of a later step goes too: the run went on from an earlier one because it was damaged.
+
     Raises:
         UserError: the disk is full or not writable; earlier checkpoints are untouched.
     """
@@ -49,7 +51,8 @@ def save_checkpoint(
     partial = folder / f".step-{step:09d}.partial"
     with explained(f"write the checkpoint of step {step} (earlier ones are intact)"):
         try:
-            shutil.rmtree(partial, ignore_errors=True)
+            for abandoned in folder.glob(".step-*.partial"):  # of a run that was killed while it wrote
+                shutil.rmtree(abandoned, ignore_errors=True)
             partial.mkdir(parents=True)
             _write(partial, step, _tensors(method, optimiser), facts)
             shutil.rmtree(final, ignore_errors=True)
@@ -57,8 +60,11 @@ def save_checkpoint(
             sync_folder(folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-    for old in checkpoints(folder)[KEEP:]:
-        shutil.rmtree(old, ignore_errors=True)
+    present = checkpoints(folder)
+    kept = [path for path in present if path.name <= final.name][:KEEP]
+    for other in present:
+        if other not in kept:
+            shutil.rmtree(other, ignore_errors=True)
     return final
 
 
@@ -100,14 +106,19 @@ def checkpoints(folder: Path) -> list[Path]:
 def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     """The newest checkpoint that is whole, and a sentence for each newer one that is not."""
     complaints = []
-    for path in checkpoints(folder):
+    present = checkpoints(folder)
+    for path in present:
+        last = path == present[-1]
+        instead = "there is none before it" if last else "the one before it is used"
         try:
             record = json.loads((path / "progress.json").read_text())
             if _digest(path / "state.safetensors") != record.pop("sha256"):
                 raise ValueError("its content does not match its digest")
+            if path.name != f"step-{record['step']:09d}":
+                raise ValueError("its step is not that of its name")
             return Checkpoint(record.pop("step"), load_file(path / "state.safetensors"), record), complaints
         except (OSError, ValueError, KeyError, SafetensorError) as problem:
-            complaints.append(f"checkpoint {path.name} is damaged ({problem}); the one before it is used.")
+            complaints.append(f"checkpoint {path.name} is damaged ({problem}); {instead}.")
     return None, complaints
 
 
@@ -125,7 +136,9 @@ def restore(checkpoint: Checkpoint, method: nn.Module, optimiser: Optimizer | No
         state = {k[len(prefix) :]: v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
         if state:
             optimiser.state[parameter] = {
-                key: value if key == "step" else value.to(parameter) for key, value in state.items()
+                # the count of steps keeps its dtype, but a fused optimiser wants it on its own device
+                key: value.to(parameter.device) if key == "step" else value.to(parameter)
+                for key, value in state.items()
             }
 
 
