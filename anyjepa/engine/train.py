@@ -23,7 +23,7 @@ from anyjepa.core.method import Context, Method
 from anyjepa.core.transformer import Encoder, Predictor
 from anyjepa.domains import Samples, domains
 from anyjepa.engine.checkpoint import newest_checkpoint, restore, save_checkpoint
-from anyjepa.engine.files import append_line, explained, write_whole
+from anyjepa.engine.files import append_line, explained, read_lines, write_whole
 from anyjepa.engine.journal import Journal
 from anyjepa.engine.loading import Steps, batches
 from anyjepa.engine.optimiser import apply, build_optimiser, schedule
@@ -90,6 +90,7 @@ def train(
     if resume and (path / "config.yaml").exists():
         config = read_config(path)
         kind = _same_recipe(kind, recipe_of(config), fields)
+        _same_length_and_seed(settings, config)
         samples = _open(kind, data if data is not None else config["data"]["source"], settings)
         if samples.fingerprint() != config["data"]["fingerprint"]:
             raise UserError(
@@ -113,6 +114,19 @@ def _same_recipe(asked: Recipe, stored: Recipe, fields: dict[str, Any]) -> Recip
                 "leave it out with --resume, or choose another --out."
             )
     return stored
+
+
+def _same_length_and_seed(settings: Settings, config: dict[str, Any]) -> None:
+    # what was not given on the command line has its default, which asks for nothing
+    for name, asked, default in [
+        ("steps", settings.steps, Settings.steps),
+        ("seed", settings.seed, Settings.seed),
+    ]:
+        if asked not in (default, config[name]):
+            raise UserError(
+                f"this run was started with {name} = {config[name]}, not {asked}: "
+                "leave it out with --resume, or choose another --out."
+            )
 
 
 def _open(kind: Recipe, data: str | np.ndarray | None, settings: Settings) -> Samples:
@@ -183,9 +197,11 @@ class _Training:
         if checkpoint:
             restore(checkpoint, self.method, self.optimiser)
         self.start = checkpoint.step if checkpoint else 0
-        self.named: set[str] = set()
+        self.named = {row["sample"] for row in read_lines(path / "skipped.jsonl")}
         self.watch = Watch()
         self.journal = Journal(path, self.steps, self.start, settings.quiet)
+        logged = read_lines(path / "metrics.jsonl")
+        self.last: dict[str, Any] = logged[-1] if logged else {}
         self._introduce(complaints)
 
     def _introduce(self, complaints: list[str]) -> None:
@@ -204,8 +220,7 @@ class _Training:
             f"{self.recipe.name} on {data['description']}: {verb} {self.steps} steps of "
             f"{self.config['batch_size']}, an encoder of {count:,} parameters, into {self.path}"
         )
-        if not self.start:
-            self._name_damaged(self.samples.problems)
+        self._name_damaged(self.samples.problems)
 
     def run(self) -> dict[str, Any]:
         """Train, save, and say how it went."""
@@ -273,10 +288,7 @@ class _Training:
     def _record(self, log: _Log, step: int, values: dict[str, float]) -> None:
         row = {"step": step, "epoch": step / self.steps_per_epoch, **log.take(), **values}
         if not np.isfinite(row["loss"]):
-            raise UserError(
-                f"the loss is no longer a number at step {step}; the last checkpoint is intact: try a lower "
-                "--learning-rate or --gradient-clip 1."
-            )
+            raise _diverged("the loss", step)
         figures, news = self.watch.measure()
         if news:
             collapsed = news != "no longer collapsed"
@@ -297,20 +309,30 @@ class _Training:
             _limit([*new, *bad], total, self.settings.max_bad_fraction)
 
     def _save(self, step: int) -> None:
+        finite = torch.stack([parameter.isfinite().all() for parameter in self.method.parameters()])
+        if not finite.all():
+            raise _diverged("a weight", step)
         save_checkpoint(self.path / "checkpoints", step, self.method, self.optimiser, {})
 
     def _finish(self, step: int, stopped_by: int | None) -> dict[str, Any]:
         with explained(f"write the encoder to {self.path} (the checkpoint is intact)"):
             save_encoder(self.method, self.path / "encoder.safetensors")
             self._set_status("finished" if step >= self.steps else "stopped")
-        last = getattr(self, "last", {})
         keys = ("loss", "rankme", "rankme_centred", "samples_per_second")
-        result = {"run": str(self.path), "steps": step, **{key: last[key] for key in keys if key in last}}
+        figures = {key: self.last[key] for key in keys if key in self.last}
+        result = {"run": str(self.path), "steps": step, **figures}
         return result if stopped_by is None else {**result, "stopped_by": stopped_by}
 
     def _set_status(self, status: str) -> None:
         self.config["status"] = status
         write_config(self.path, self.config)
+
+
+def _diverged(what: str, step: int) -> UserError:
+    return UserError(
+        f"{what} is no longer a number at step {step}; the last checkpoint is intact: try a lower "
+        "--learning-rate or --gradient-clip 1."
+    )
 
 
 class _Log:
