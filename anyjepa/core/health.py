@@ -10,6 +10,7 @@ of its centred covariance. Equations and sources: RankMe (Garrido et al. 2022, a
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -164,22 +165,43 @@ def lidar(views: Float[Tensor, "samples views dim"], delta: float = 1e-4, eps: f
     return effective_rank(torch.linalg.eigvalsh(whiten.T @ between @ whiten).clamp(min=0), eps)
 
 
-def collapse(gram: Gram) -> str | None:
+class Shape(NamedTuple):
+    """How a cloud of embeddings lies: `spread` as of `Gram.spread`, and effectively used `directions`."""
+
+    spread: float
+    directions: float
+
+    @classmethod
+    def of(cls, gram: Gram) -> Shape:
+        """The shape of what was taken in; of finite embeddings only."""
+        return cls(gram.spread(), rankme(gram, centred=True))
+
+
+def collapse(gram: Gram, before: Shape | None = None) -> str | None:
     """In words, how the embeddings have collapsed; None where they have not.
+
+    One point is a spread below 0.001, or below 0.05 and a quarter of what it was before training: small
+    images of one kind lie close together even for a random encoder. One direction is an effective rank of
+    the centred embeddings below 2; partly collapsed is one below a quarter of what it was.
 
     Args:
         gram: of at least as many embeddings as they have dimensions, or the answer is None: too few
             samples look like few directions.
+        before: shape of the untrained encoder's embeddings, where known.
     """
     if gram.count < gram.dim:
         return None
     if not bool(torch.isfinite(gram.square).all()):
         return "the embeddings are no longer finite numbers"
-    spread, directions = gram.spread(), rankme(gram, centred=True)
-    if spread < 1e-3:
-        return f"collapsed to one point: embeddings differ by {spread:.1e} of their length"
-    if directions < 2:
-        return f"collapsed to one direction: effective rank {directions:.1f} of {gram.dim}"
-    if directions < 0.05 * gram.dim:
-        return f"partly collapsed: the embeddings use {directions:.1f} of {gram.dim} directions"
+    now = Shape.of(gram)
+    if now.spread < 1e-3 or (before and now.spread < min(0.05, before.spread / 4)):
+        was = f", {before.spread:.2g} before training" if before else ""
+        return f"collapsed to one point: embeddings differ by {now.spread:.2g} of their length{was}"
+    if now.directions < 2:
+        return f"collapsed to one direction: effective rank {now.directions:.1f} of {gram.dim}"
+    if before and now.directions < before.directions / 4:
+        return (
+            f"partly collapsed: the embeddings use {now.directions:.1f} of {gram.dim} directions, "
+            f"{before.directions:.1f} before training"
+        )
     return None

@@ -68,6 +68,10 @@ class Method(nn.Module):
     def after_step(self, context: Context) -> None:
         """What happens after the optimiser's step: the teacher moves here."""
 
+    def scheduled(self, context: Context) -> dict[str, float]:
+        """What the method itself changes as training goes, to be logged."""
+        return {}
+
     def forward(self, batch: Batch, context: Context) -> dict[str, Tensor]:
         """`losses`: parallel wrappers synchronise gradients of what is called through here."""
         return self.losses(batch, context)
@@ -143,3 +147,11 @@ class MaskedJepa(Method):
         """The teacher follows the encoder; its momentum is a function of the step."""
         if isinstance(self.target, EmaTeacher):
             self.target.follow(self.encoder, self.target.momentum(context.progress))
+
+    def scheduled(self, context: Context) -> dict[str, float]:
+        """The teacher's momentum, where there is a teacher."""
+        return (
+            {"momentum": self.target.momentum(context.progress)}
+            if isinstance(self.target, EmaTeacher)
+            else {}
+        )

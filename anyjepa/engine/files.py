@@ -55,7 +55,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines file, none if it is not there; a last line cut off by a crash is left out."""
+    """The objects of a JSON-lines file, none if there is no file; a last line cut off is left out."""
     if not path.exists():
         return []
     rows = []

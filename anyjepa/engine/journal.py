@@ -18,7 +18,7 @@ SHOWN = ("loss", "rankme", "samples_per_second")
 
 
 class Journal:
-    """Writes each logged step to the run's folder and shows it: a bar on a terminal, else a line now and then.
+    """Writes logged steps to the run's folder and shows them: a bar on a terminal, else a line now and then.
 
     Args:
         run: the run's folder.

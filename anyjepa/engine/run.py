@@ -121,7 +121,7 @@ class Run:
     def embed(
         self, samples: Samples | np.ndarray, batch_size: int = 256, indices: np.ndarray | None = None
     ) -> Float[Tensor, "samples dim"]:
-        """One vector a sample, float32, on the CPU, in their order; damaged ones left out (see `problems`)."""
+        """One vector a sample, float32, on the CPU, in their order; damaged ones left out (`problems`)."""
         parts = [
             self.method.embed(batch).float().cpu() for _, batch in self.batches(samples, indices, batch_size)
         ]

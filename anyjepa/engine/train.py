@@ -19,6 +19,7 @@ from torch import Tensor
 
 import anyjepa
 from anyjepa.core.errors import BadSample, UserError
+from anyjepa.core.health import Shape
 from anyjepa.core.method import Context, Method
 from anyjepa.core.transformer import Encoder, Predictor
 from anyjepa.domains import Samples, domains
@@ -36,7 +37,7 @@ from anyjepa.engine.run import (
     recipe_of,
     write_config,
 )
-from anyjepa.engine.watch import Watch
+from anyjepa.engine.watch import RECOVERED, Watch
 from anyjepa.recipes import Recipe, recipe
 
 
@@ -198,7 +199,8 @@ class _Training:
             restore(checkpoint, self.method, self.optimiser)
         self.start = checkpoint.step if checkpoint else 0
         self.named = {row["sample"] for row in read_lines(path / "skipped.jsonl")}
-        self.watch = Watch()
+        before = checkpoint.facts.get("before") if checkpoint else None
+        self.watch = Watch(Shape(*before) if before else None)
         self.journal = Journal(path, self.steps, self.start, settings.quiet)
         logged = read_lines(path / "metrics.jsonl")
         self.last: dict[str, Any] = logged[-1] if logged else {}
@@ -286,13 +288,13 @@ class _Training:
         return losses
 
     def _record(self, log: _Log, step: int, values: dict[str, float]) -> None:
-        row = {"step": step, "epoch": step / self.steps_per_epoch, **log.take(), **values}
+        scheduled = self.method.scheduled(Context(step, self.steps, torch.Generator()))
+        row = {"step": step, "epoch": step / self.steps_per_epoch, **log.take(), **values, **scheduled}
         if not np.isfinite(row["loss"]):
             raise _diverged("the loss", step)
         figures, news = self.watch.measure()
         if news:
-            collapsed = news != "no longer collapsed"
-            self.journal.say(f"step {step}: {news}.", style="bold red" if collapsed else "green")
+            self.journal.say(f"step {step}: {news}.", style="green" if news == RECOVERED else "bold red")
             row["warning"] = news
         self.journal.record({**row, **figures})
         self.last = {**row, **figures}
@@ -312,7 +314,9 @@ class _Training:
         finite = torch.stack([parameter.isfinite().all() for parameter in self.method.parameters()])
         if not finite.all():
             raise _diverged("a weight", step)
-        save_checkpoint(self.path / "checkpoints", step, self.method, self.optimiser, {})
+        save_checkpoint(
+            self.path / "checkpoints", step, self.method, self.optimiser, {"before": self.watch.before}
+        )
 
     def _finish(self, step: int, stopped_by: int | None) -> dict[str, Any]:
         with explained(f"write the encoder to {self.path} (the checkpoint is intact)"):

@@ -62,13 +62,15 @@ def inspect(
     embeddings = run.embed(opened, indices=chosen)
     if len(embeddings) < 2:
         raise UserError("health needs two samples or more: give more data.")
-    before = measures(run.untrained().embed(opened, indices=chosen))
+    fresh = run.untrained().embed(opened, indices=chosen)
+    before = measures(fresh)
     figures: dict[str, Any] = measures(embeddings)
     views = _views(run, opened, chosen[: samples // 2], seed)
     if views is not None:
         figures["lidar"] = health.lidar(views)
     rows, dim = embeddings.shape
-    fault = health.collapse(health.Gram(dim).add(embeddings))
+    shape = health.Shape.of(health.Gram(dim).add(fresh))
+    fault = health.collapse(health.Gram(dim).add(embeddings), shape)
     verdict, advice = judge(figures, before, fault, rows, dim)
     return {
         **figures,

@@ -56,7 +56,7 @@ def evaluate(
     Returns:
         ``probe``, ``metric``, ``value``, ``low``, ``high``, ``untrained``, ``raw``, ``gain_over_untrained``
         and ``gain_over_raw`` as [value, low, high] of the paired difference, ``classes``, ``train``,
-        ``test``, ``data``; with several probes, ``results`` holds one such object each and the first is on top.
+        ``test``, ``data``; with several probes, ``results`` holds one such object each, the first on top.
 
     Raises:
         UserError: no labels, an unknown probe, or labels that do not fit.

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from anyjepa.core.errors import UserError
 from anyjepa.core.health import (
     Gram,
+    Shape,
     alignment,
     alpha_req,
     collapse,
@@ -169,13 +170,28 @@ def test_lidar_of_equal_views_is_the_effective_rank_between_samples():
     assert lidar(same) == pytest.approx(effective_rank(between, 1e-8), rel=1e-6)
 
 
-def test_collapse_is_told_apart_in_words():
+def cloud(spread=1.0, directions=32, rows=500):
     torch.manual_seed(0)
-    healthy = torch.randn(500, 32)
-    point = torch.ones(500, 32) + 1e-5 * healthy
-    line = torch.randn(500, 1) * torch.ones(1, 32) + 1e-3 * healthy
-    assert collapse(Gram(32).add(healthy)) is None
-    assert "one point" in collapse(Gram(32).add(point))
-    assert "one direction" in collapse(Gram(32).add(line))
-    assert collapse(Gram(32).add(point[:20])) is None  # too few samples to say
-    assert "finite" in collapse(Gram(32).add(healthy * math.inf))
+    noise = torch.zeros(rows, 32)
+    noise[:, :directions] = torch.randn(rows, directions)
+    return Gram(32).add(torch.ones(rows, 32) + spread * noise)
+
+
+def test_collapse_is_told_apart_in_words():
+    before = Shape.of(cloud())
+    assert before.spread == pytest.approx(1.0, rel=0.05)
+    assert before.directions == pytest.approx(32, rel=0.05)
+    assert collapse(cloud()) is None
+    assert collapse(cloud(), before) is None
+    assert "one point" in collapse(cloud(1e-4))
+    assert "one direction" in collapse(cloud(directions=1))
+    assert "partly collapsed: the embeddings use 6.0 of 32" in collapse(cloud(directions=6), before)
+    assert collapse(cloud(1e-4, rows=20)) is None  # too few samples to say
+    assert "finite" in collapse(Gram(32).add(torch.full((50, 32), math.inf)))
+
+
+def test_embeddings_that_always_lay_close_together_have_not_collapsed():
+    assert collapse(cloud(0.02), Shape.of(cloud(0.03))) is None
+    assert "one point: embeddings differ by 0.02 of their length, 1 before" in collapse(
+        cloud(0.02), Shape.of(cloud())
+    )
