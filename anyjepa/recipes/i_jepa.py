@@ -58,9 +58,10 @@ class IJepa(Recipe):
         },
         "tiny": {
             "image_size": (32, 32), "patch_size": 4, "width": 96, "depth": 4, "heads": 3,
-            "predictor_width": 48, "predictor_depth": 2, "predictor_heads": 3,
-            "epochs": 100.0, "warmup_epochs": 10.0, "batch_size": 128,
-            "start_learning_rate": 1e-4, "initial_std": 0.0, "weight_decay": 0.05, "final_weight_decay": 0.05,
+            "predictor_width": 48, "predictor_depth": 2, "predictor_heads": 3, "initial_std": 0.0,
+            "epochs": 50.0, "warmup_epochs": 5.0, "batch_size": 64, "momentum": (0.98, 1.0),
+            "start_learning_rate": 1e-4, "learning_rate": 1.5e-3,
+            "weight_decay": 0.05, "final_weight_decay": 0.05,
         },
     }  # fmt: skip
 
