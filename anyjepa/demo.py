@@ -78,8 +78,8 @@ def _learned(linear: dict[str, Any], knn: dict[str, Any]) -> str:
     return (
         "learned: without seeing a label, the encoder came to tell digits apart. A linear probe on its "
         f"embeddings is right for {linear['value']:.1%} of unseen images, {gain} points over the "
-        f"same encoder untrained (95 % interval {low} to {high}); the nearest neighbours agree for {knn['value']:.1%} "
-        f"({knn['untrained']:.1%} untrained)."
+        f"same encoder untrained (95 % interval {low} to {high}); the nearest neighbours agree for "
+        f"{knn['value']:.1%} ({knn['untrained']:.1%} untrained)."
     )
 
 

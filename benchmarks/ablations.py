@@ -1,7 +1,8 @@
 """Compare the paper's ablations at small scale: do they have the paper's sign?
 
 Every setting is trained for the same number of steps with the same seeds; the linear probe and kNN on
-held-out samples decide. Differences are paired by seed. The run without stop-gradient must say that it collapses.
+held-out samples decide. Differences are paired by seed. The run without stop-gradient must say that it
+collapses.
 
     python benchmarks/ablations.py --data CIFAR_FOLDER --steps 1200 --seeds 0 1 2
 """

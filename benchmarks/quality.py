@@ -1,4 +1,4 @@
-"""How good are the embeddings? Trained beside untrained, raw input, and a supervised network of the same size.
+"""Score embeddings: trained beside untrained, raw input, and a supervised network of the same size.
 
 Pre-trains a recipe without labels, probes it on held-out samples, and trains the same encoder with labels and
 the same crops for the same time. One line a seed, then means with 95 % intervals over seeds.

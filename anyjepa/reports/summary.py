@@ -170,7 +170,7 @@ def commands(path: Path, config: dict[str, Any], measured: Sequence[Score]) -> l
         ("Its health in numbers", f"anyjepa inspect {folder}"),
         ("A score on labelled data", f"anyjepa evaluate {folder} --data {data} --probe {probe}"),
         ("Embeddings to work with", f"anyjepa embed {folder} --data {data} --out embeddings.parquet"),
-        ("The encoder for other tools", f"anyjepa export {folder} --format onnx --out encoder.onnx"),
+        ("The encoder for other tools", f"anyjepa export {folder} --format safetensors"),
     ]
     if config.get("status") == "finished":
         return typed
