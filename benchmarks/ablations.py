@@ -4,7 +4,9 @@ Every setting is trained for the same number of steps with the same seeds; the l
 held-out samples decide. Differences are paired by seed. The run without stop-gradient must say that it
 collapses.
 
-    python benchmarks/ablations.py --data CIFAR_FOLDER --steps 1200 --seeds 0 1 2
+    python benchmarks/ablations.py --data CIFAR_FOLDER --steps 1500 --seeds 0 1 2 --width 64 --depth 3 --heads 2
+
+Other flags are fields of the recipe, for all settings.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from anyjepa.engine.files import read_lines
 from anyjepa.engine.run import load
 from anyjepa.engine.train import Settings, train
 from anyjepa.evaluation.confidence import mean_interval
+from anyjepa.recipes import recipe
+from anyjepa.recipes.fields import parse_words
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "base": {},
@@ -41,7 +45,8 @@ def one(options: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
     except anyjepa.UserError:
         shutil.rmtree(out, ignore_errors=True)
         settings = Settings(seed=seed, steps=options.steps, quiet=True)
-        train("i-jepa", options.data, out, preset=options.preset, settings=settings, **SETTINGS[name])
+        fields = {**options.fields, **SETTINGS[name]}
+        train("i-jepa", options.data, out, preset=options.preset, settings=settings, **fields)
     run = load(out)
     row: dict[str, Any] = {"setting": name, "seed": seed}
     for result in anyjepa.evaluate(run, options.data, probe=["linear", "knn"])["results"]:
@@ -63,7 +68,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
     parser.add_argument("--out", default="runs/ablations", help="folder for the runs")
-    options = parser.parse_args()
+    options, rest = parser.parse_known_args()
+    options.fields = parse_words(recipe("i-jepa"), rest)
     rows = {}
     for seed in options.seeds:
         for name in options.settings:

@@ -28,7 +28,7 @@ from anyjepa.engine.run import Run, build_method, load
 from anyjepa.engine.train import Settings, train
 from anyjepa.evaluation.confidence import accuracy_interval, mean_interval
 from anyjepa.recipes import recipe
-from anyjepa.recipes.fields import fields_of
+from anyjepa.recipes.fields import parse_words
 
 
 class Classifier(nn.Module):
@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--out", default="runs/quality", help="folder for the runs")
     parser.add_argument("--no-supervised", action="store_true", help="leave the supervised network out")
     options, rest = parser.parse_known_args()
-    fields = recipe_fields(options.recipe, rest)
+    fields = parse_words(recipe(options.recipe), rest)
     rows = []
     for seed in options.seeds:
         rows.append(one_seed(options, fields, seed))
@@ -120,20 +120,6 @@ def main() -> None:
             if isinstance(rows[0][name], float) and not name.endswith(("low", "high"))
         ]
         print(json.dumps({name: mean_interval([row[name] for row in rows])._asdict() for name in names}))
-
-
-def recipe_fields(name: str, words: list[str]) -> dict[str, Any]:
-    """Fields given as ``--flag value ...``, parsed as the command line parses them."""
-    known = {field.flag: field for field in fields_of(recipe(name))}
-    given: dict[str, list[str]] = {}
-    for word in words:
-        if word in known:
-            given[word] = []
-        elif given:
-            given[next(reversed(given))].append(word)
-        else:
-            raise SystemExit(f"{word} is no field of {name}")
-    return {known[flag].name: known[flag].parse(values) for flag, values in given.items()}
 
 
 if __name__ == "__main__":

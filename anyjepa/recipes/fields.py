@@ -98,6 +98,26 @@ def fields_of(kind: type) -> list[Field]:
     ]
 
 
+def parse_words(kind: type, words: Sequence[str]) -> dict[str, Any]:
+    """Values of fields written as ``--flag value ...``, for scripts that take a recipe's fields.
+
+    Raises:
+        UserError: a word that belongs to no field, or a value of another type.
+    """
+    known = {field.flag: field for field in fields_of(kind)}
+    given: dict[str, list[str]] = {}
+    for word in words:
+        if word.startswith("--"):
+            if word not in known:
+                raise UserError(f"there is no field {word}.{nearest(word, known)}")
+            given[word] = []
+        elif not given:
+            raise UserError(f"'{word}' belongs to no field: write --FIELD VALUE.")
+        else:
+            given[next(reversed(given))].append(word)
+    return {known[flag].name: known[flag].parse(values) for flag, values in given.items()}
+
+
 def _comments(kind: type) -> dict[str, str]:
     source = inspect.getsource(kind)
     lines = source.splitlines()
