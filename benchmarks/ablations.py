@@ -4,7 +4,7 @@ Every setting is trained for the same number of steps with the same seeds; the l
 held-out samples decide. Differences are paired by seed. The run without stop-gradient must say that it
 collapses.
 
-    python benchmarks/ablations.py --data CIFAR_FOLDER --steps 1500 --seeds 0 1 2 --width 64 --depth 3 --heads 2
+    python benchmarks/ablations.py --data CIFAR_FOLDER --steps 1500 --width 64 --depth 3 --heads 2
 
 Other flags are fields of the recipe, for all settings.
 """
@@ -17,11 +17,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import anyjepa
 from anyjepa.engine.files import read_lines
-from anyjepa.engine.run import load
+from anyjepa.engine.run import Run, load
 from anyjepa.engine.train import Settings, train
 from anyjepa.evaluation.confidence import mean_interval
+from anyjepa.evaluation.probes import knn_probe, linear_probe
 from anyjepa.recipes import recipe
 from anyjepa.recipes.fields import parse_words
 
@@ -48,13 +51,22 @@ def one(options: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
         fields = {**options.fields, **SETTINGS[name]}
         train("i-jepa", options.data, out, preset=options.preset, settings=settings, **fields)
     run = load(out)
-    row: dict[str, Any] = {"setting": name, "seed": seed}
-    for result in anyjepa.evaluate(run, options.data, probe=["linear", "knn"])["results"]:
-        row[result["probe"]], row[f"{result['probe']}_untrained"] = result["value"], result["untrained"]
+    row: dict[str, Any] = {"setting": name, "seed": seed, **scores(run)}
+    if name == "base":
+        row |= {f"{probe}_untrained": value for probe, value in scores(run.untrained()).items()}
     metrics = read_lines(out / "metrics.jsonl")
     row["loss"], row["rankme_centred"] = metrics[-1]["loss"], metrics[-1].get("rankme_centred")
     row["warnings"] = [f"step {m['step']}: {m['warning']}" for m in metrics if "warning" in m]
     return row
+
+
+def scores(run: Run) -> dict[str, float]:
+    """Linear probe and kNN on the test part of the data the run was trained on."""
+    train_part, test_part = run.open(), run.open(split="test")
+    labelled = []
+    for samples in (train_part, test_part):
+        labelled += [run.embed(samples).clone(), torch.as_tensor(samples.labels)]
+    return {"linear": linear_probe(*labelled).value, "knn": knn_probe(*labelled).value}
 
 
 def main() -> None:
