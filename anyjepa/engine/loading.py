@@ -111,14 +111,23 @@ def batches(steps: Steps, start: int, workers: int, pin: bool) -> Iterator[Loade
         worker_init_fn=_leave_signals_to_the_run,
         **options,
     )
-    for item in loader:
-        if isinstance(item, UserError):
-            raise item
-        yield item
+    try:
+        for item in loader:
+            if isinstance(item, UserError):
+                raise item
+            yield item
+    finally:
+        # the error holds this frame: left to the garbage collector, workers are not told to leave in time
+        del loader
 
 
 def _leave_signals_to_the_run(_worker: int) -> None:
     # Ctrl-C and a batch system's SIGTERM reach the whole group; a worker that died of it would keep the run
     # from writing its last checkpoint
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _pass_over_one)
+
+
+def _pass_over_one(number: int, _frame: Any) -> None:
+    # the next one is the run's own, which wants its workers gone
+    signal.signal(number, signal.SIG_DFL)
