@@ -107,6 +107,10 @@ def compare(sizes: Sizes, rounds: int, steps: int, peer_workers: int | None, scr
         inside = ours.inside(steps)
         rates = matrix_rates(sizes, 0.1 * steps)
         rate = (before + max(rates.values())) / 2
+        figures = f"ratio {beside / seconds:.3f}, share {sum(parts.values()) / inside / rate:.3f}"
+        print(
+            f"round {turn} of {rounds}{'' if turn else ' (warm-up)'}: {figures}", file=sys.stderr, flush=True
+        )
         if turn == 0:
             continue
         breakdowns.append(breakdown)
