@@ -1,0 +1,148 @@
+"""What every recipe must do, found without being registered: a new one is held to it as it appears."""
+
+import json
+
+import pytest
+import torch
+from recapture import BATCH, GOLDEN, SEED, golden_losses, smallest
+from small import same_to_the_bit
+
+import anyjepa
+from anyjepa.core.method import Context
+from anyjepa.core.targets import EmaTeacher
+from anyjepa.domains import domains
+from anyjepa.engine.loading import Steps
+from anyjepa.engine.randomness import step_generator
+from anyjepa.engine.run import build_method
+from anyjepa.recipes import Recipe, recipe, recipes
+from anyjepa.recipes.fields import fields_of
+
+# A loss is computed in single precision whatever the parameters are in: this is ten times its rounding.
+TOLERANCE = 1e-6
+
+every_recipe = pytest.mark.parametrize("name", recipes())
+
+
+@pytest.fixture(scope="module", params=recipes())
+def trained(request, tmp_path_factory):
+    """Two runs of the smallest preset, two steps long: one never stopped, one stopped and gone on with."""
+    name, folder = request.param, tmp_path_factory.mktemp(request.param)
+    options = {"quiet": True, "workers": 0, "log_every": 1, "checkpoint_every": 1, "steps": 2}
+    settings = anyjepa.Settings(**options)
+    anyjepa.train(name, out=folder / "whole", settings=settings, batch_size=BATCH)
+    stopped = folder / "stopped"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("anyjepa.engine.journal.Journal.record", _interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            anyjepa.train(name, out=stopped, settings=settings, batch_size=BATCH)
+    anyjepa.train(name, out=stopped, resume=True, settings=settings)
+    return name, folder / "whole", stopped
+
+
+def _interrupted(_journal, row):
+    if row["step"] == 2:
+        raise KeyboardInterrupt
+
+
+def drawn(name):
+    kind, samples, facts = smallest(name)
+    batch, problems = Steps(samples, kind, BATCH, SEED, 1)[0]
+    assert not problems
+    return build_method(kind, facts, SEED), batch, Context(1, 10, step_generator(SEED, 1))
+
+
+@every_recipe
+def test_it_says_what_it_is(name):
+    kind = recipe(name)
+    assert issubclass(kind, Recipe)
+    assert kind.name == name
+    assert kind.paper
+    assert kind.domain in domains()
+    assert kind.presets["paper"] == {}, "the defaults are the published numbers"
+    for preset in kind.presets:
+        kind.preset(preset)
+    assert [field.name for field in fields_of(kind) if not field.meaning] == []
+    assert f"anyjepa train {name}" in (kind.__doc__ or ""), "an example to copy"
+    assert len(domains()[kind.domain].open(kind.example_data)) >= BATCH
+
+
+@every_recipe
+def test_gradients_reach_all_that_learns_and_nothing_else(name):
+    method, batch, context = drawn(name)
+    losses = method.losses(batch, context)
+    assert losses["loss"].ndim == 0
+    assert torch.isfinite(losses["loss"])
+    losses["loss"].backward()
+    teacher = {id(p) for part in method.modules() if isinstance(part, EmaTeacher) for p in part.parameters()}
+    for part_name, parameter in method.named_parameters():
+        if id(parameter) in teacher:
+            assert parameter.grad is None, part_name
+            continue
+        assert parameter.requires_grad, part_name
+        assert parameter.grad is not None, part_name
+        assert torch.isfinite(parameter.grad).all(), part_name
+        assert parameter.grad.any(), part_name
+
+
+@every_recipe
+def test_a_step_depends_on_its_generator_only(name):
+    method, batch, context = drawn(name)
+    first = method.losses(batch, context)["loss"]
+    torch.rand(3)
+    again = method.losses(batch, Context(1, 10, step_generator(SEED, 1)))["loss"]
+    other = method.losses(batch, Context(1, 10, step_generator(SEED, 2)))["loss"]
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@every_recipe
+def test_the_loss_of_three_steps_is_the_golden_one(name):
+    golden = json.loads(GOLDEN.read_text())
+    assert name in golden, (
+        f"{name} has no golden loss: run `python tests/recapture.py` and commit tests/golden.json"
+    )
+    assert golden_losses(name) == pytest.approx(golden[name], rel=TOLERANCE), (
+        "the mathematics changed; where that is meant, run `python tests/recapture.py`"
+    )
+
+
+def test_no_golden_loss_is_left_of_a_recipe_that_went():
+    assert json.loads(GOLDEN.read_text()).keys() == recipes().keys()
+
+
+def test_stopping_after_one_step_changes_nothing(trained):
+    _, whole, stopped = trained
+    assert same_to_the_bit(whole, stopped)
+
+
+def test_what_was_saved_loads_and_embeds_the_same(trained):
+    _, whole, stopped = trained
+    run, again = anyjepa.load(whole, "cpu"), anyjepa.load(stopped, "cpu")
+    samples = run.open()
+    some = torch.arange(BATCH).numpy()
+    embeddings = run.embed(samples, indices=some)
+    assert embeddings.shape[0] == BATCH
+    assert embeddings.dtype == torch.float32
+    assert torch.isfinite(embeddings).all()
+    assert torch.equal(embeddings, again.embed(samples, indices=some))
+    assert not torch.equal(embeddings, run.untrained().embed(samples, indices=some)), "it learned nothing"
+
+
+def test_an_embedding_depends_on_no_other_sample_and_no_order(trained):
+    _, whole, _ = trained
+    run = anyjepa.load(whole, "cpu")
+    samples = run.open()
+    some = torch.arange(BATCH).numpy()
+    embeddings = run.embed(samples, indices=some)
+    for batch_size in (1, 3):
+        assert torch.allclose(run.embed(samples, batch_size, some), embeddings, atol=1e-5)
+    assert torch.allclose(run.embed(samples, indices=some[::-1]), embeddings.flip(0), atol=1e-5)
+
+
+def test_it_is_exported_without_a_difference(trained, tmp_path):
+    _, whole, _ = trained
+    result = anyjepa.export(whole, "safetensors", tmp_path / "encoder.safetensors")
+    assert result["max_difference"] == 0
+    run, again = anyjepa.load(whole, "cpu"), anyjepa.load(tmp_path / "encoder.safetensors", "cpu")
+    some = torch.arange(BATCH).numpy()
+    assert torch.equal(run.embed(run.open(), indices=some), again.embed(run.open(), indices=some))
