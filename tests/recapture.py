@@ -1,4 +1,4 @@
-"""Golden losses of every recipe, three steps at a fixed seed; ``python tests/recapture.py`` writes them anew."""
+"""Golden losses of every recipe, three steps at a fixed seed. ``python tests/recapture.py`` writes them."""
 
 import json
 from pathlib import Path
