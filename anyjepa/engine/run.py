@@ -41,6 +41,8 @@ def read_config(path: Path | str) -> dict[str, Any]:
         config = yaml.safe_load(file.read_text())
     except yaml.YAMLError as problem:
         raise UserError(f"{file} is not readable YAML ({problem}); restore it from a copy.") from problem
+    if not isinstance(config, dict) or not {"recipe", "fields", "seed", "steps", "data"} <= config.keys():
+        raise UserError(f"{file} does not describe a run; restore it from a copy.")
     return config
 
 
