@@ -51,9 +51,11 @@ class Journal:
     def record(self, row: dict[str, Any]) -> None:
         """Log one row; `step` is required, what was not measured is absent."""
         append_line(self.path, row)
-        for name, value in row.items():
-            if isinstance(value, int | float) and name != "step":
-                self.board.add_scalar(name, value, row["step"])
+        # its writer is a thread of its own: what failed there is raised here, some rows later
+        with explained(f"write TensorBoard's events beside {self.path}"):
+            for name, value in row.items():
+                if isinstance(value, int | float) and name != "step":
+                    self.board.add_scalar(name, value, row["step"])
         figures = "  ".join(f"{name.replace('_', ' ')} {row[name]:.4g}" for name in SHOWN if name in row)
         if self.bar:
             self.bar.update(self.task, completed=row["step"], figures=figures)
@@ -72,4 +74,5 @@ class Journal:
         """Finish the bar and the event file."""
         if self.bar:
             self.bar.stop()
-        self.board.close()
+        with explained(f"write TensorBoard's events beside {self.path}"):
+            self.board.close()

@@ -1,9 +1,12 @@
 """What a run tells while it trains."""
 
+import errno
 import json
 
+import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from anyjepa.core.errors import UserError
 from anyjepa.engine.files import read_lines
 from anyjepa.engine.journal import Journal
 
@@ -54,3 +57,17 @@ def test_the_person_reads_on_stderr_and_only_when_not_quiet(tmp_path, capfd):
         assert err.splitlines() == (
             [] if quiet else ["a word", "step 10/10  loss 0.5  rankme 3.25  0 s left"]
         )
+
+
+def test_a_full_disk_under_the_events_is_one_sentence(tmp_path, monkeypatch):
+    journal = Journal(tmp_path, 10, quiet=True)
+
+    def fail(*_arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for method in ("add_scalar", "close"):
+        monkeypatch.setattr(journal.board, method, fail)
+    with pytest.raises(UserError, match="the disk is full"):
+        journal.record({"step": 1, "loss": 0.5})
+    with pytest.raises(UserError, match="the disk is full"):
+        journal.close()
