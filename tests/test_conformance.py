@@ -18,7 +18,7 @@ from anyjepa.recipes import Recipe, recipe, recipes
 from anyjepa.recipes.fields import fields_of
 
 # A loss is computed in single precision whatever the parameters are in: this is ten times its rounding.
-TOLERANCE = 1e-6
+TOLERANCE = 1e-9
 
 every_recipe = pytest.mark.parametrize("name", recipes())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 
@@ -33,7 +33,7 @@ class Tokens:
         )
 
 
-def take(table: Float[Tensor, "shared tokens width"], indices: Int[Tensor, "batch kept"]) -> Tensor:
+def take(table: Shaped[Tensor, "shared tokens width"], indices: Int[Tensor, "batch kept"]) -> Tensor:
     """Rows of `table` at `indices`, (batch, kept, width); a table of one sample serves the whole batch.
 
     A shared table is indexed rather than expanded and gathered: the backward pass of the expansion would

@@ -88,7 +88,8 @@ class Encoder(nn.Module):
     """Tokenizer, positions and blocks: a batch in, tokens out; only the kept tokens are computed.
 
     Args:
-        tokenizer: maps a batch (dict of tensors) to `Tokens` of this width.
+        tokenizer: ``tokenizer(batch, keep)`` maps a batch (dict of tensors) to `Tokens` of this width, all
+            of them or those at the indices `keep` (B, K), so that dropped ones cost nothing.
         positions: additive position embedding of coordinates, or None.
         width, depth, heads, expansion: of the blocks.
         rotary: angles of coordinates for attention, or None.
@@ -115,22 +116,17 @@ class Encoder(nn.Module):
 
         Args:
             batch: what the tokenizer reads.
-            keep: (B, K) int64 indices of the tokens to compute; all where None. Positions are added before
-                the others are dropped, so a kept token is the same whatever else is kept.
+            keep: (B, K) int64 indices of the tokens to compute; all where None. A kept token has the
+                position that it has in the whole sample.
         """
-        tokens: Tokens = self.tokenizer(batch)
-        x = tokens.values
+        tokens: Tokens = self.tokenizer(batch, keep)
+        x, coordinates = tokens.values, tokens.coordinates
         if self.positions is not None:
-            x = x + self.positions(tokens.coordinates).to(x.dtype)
-        angles = None if self.rotary is None else self.rotary(tokens.coordinates)
-        coordinates, present = tokens.coordinates, tokens.present
-        if keep is not None:
-            x, coordinates = take(x, keep), take(coordinates, keep)
-            angles = None if angles is None else take(angles, keep)
-            present = None if present is None else present.gather(1, keep)
+            x = x + self.positions(coordinates).to(x.dtype)
+        angles = None if self.rotary is None else self.rotary(coordinates)
         for block in self.blocks:
-            x = block(x, angles=angles, present=present)
-        return Tokens(self.norm(x), coordinates, present)
+            x = block(x, angles=angles, present=tokens.present)
+        return Tokens(self.norm(x), coordinates, tokens.present)
 
 
 class Predictor(nn.Module):

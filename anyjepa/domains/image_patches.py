@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Int, Shaped
 from torch import Tensor, nn
 
 from anyjepa.core.positions import grid
-from anyjepa.core.tokens import Tokens
+from anyjepa.core.tokens import Tokens, take
 
 
 class ImagePatches(nn.Module):
@@ -48,13 +48,20 @@ class ImagePatches(nn.Module):
         self.register_buffer("std", scale.view(-1, 1, 1))
         self.register_buffer("coordinates", grid(shape[0] // patch, shape[1] // patch), persistent=False)
 
-    def patches(self, batch: dict[str, Tensor]) -> Float[Tensor, "batch tokens pixels"]:
-        """Normalised pixels of each patch, channel by channel: (batch, tokens, channels * patch * patch)."""
-        images = (batch["image"].float() - self.mean) / self.std
-        size = self.patch
-        cut = images.unflatten(3, (-1, size)).unflatten(2, (-1, size))
+    def patches(
+        self, images: Shaped[Tensor, "batch channels height width"]
+    ) -> Shaped[Tensor, "batch tokens pixels"]:
+        """Pixels of each patch, channel by channel: (batch, tokens, channels * patch * patch)."""
+        cut = images.unflatten(3, (-1, self.patch)).unflatten(2, (-1, self.patch))
         return cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
-    def forward(self, batch: dict[str, Tensor]) -> Tokens:
-        """Tokens of ``batch["image"]``, (batch, channels, height, width) of any real dtype."""
-        return Tokens(self.project(self.patches(batch)), self.coordinates)
+    def forward(self, batch: dict[str, Tensor], keep: Int[Tensor, "batch kept"] | None = None) -> Tokens:
+        """Tokens of ``batch["image"]`` (batch, channels, height, width) of any real dtype: all, or those kept.
+
+        Patches are cut and dropped as raw pixels, before anything is computed on them.
+        """
+        patches, coordinates = self.patches(batch["image"]), self.coordinates
+        if keep is not None:
+            patches, coordinates = take(patches, keep), take(coordinates, keep)
+        mean, std = (value.flatten().repeat_interleave(self.patch**2) for value in (self.mean, self.std))
+        return Tokens(self.project((patches.to(mean.dtype) - mean) / std), coordinates)

@@ -13,8 +13,9 @@ from anyjepa.core.transformer import Attention, Block, Encoder, Predictor, initi
 class Vectors(nn.Module):
     """A tokenizer for batches that already hold vectors on a 4 x 4 grid."""
 
-    def forward(self, batch):
-        return Tokens(batch["vectors"], grid(4, 4), batch.get("present"))
+    def forward(self, batch, keep=None):
+        tokens = Tokens(batch["vectors"], grid(4, 4), batch.get("present"))
+        return tokens if keep is None else tokens.take(keep)
 
 
 def encoder(rotary=False, width=24, positions=True):
