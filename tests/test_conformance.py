@@ -17,7 +17,7 @@ from anyjepa.engine.run import build_method
 from anyjepa.recipes import Recipe, recipe, recipes
 from anyjepa.recipes.fields import fields_of
 
-# A loss is computed in single precision whatever the parameters are in: this is ten times its rounding.
+# Losses of fp64 parameters are computed in fp64; sums may be taken in another order on another machine.
 TOLERANCE = 1e-9
 
 every_recipe = pytest.mark.parametrize("name", recipes())
