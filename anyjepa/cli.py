@@ -305,11 +305,11 @@ def command_demo(words: Sequence[str]) -> int:
         "anyjepa demo",
     )
     parser.add_argument("--out", default="runs/demo", help="the run's folder (default runs/demo); made anew")
-    parser.add_argument("--steps", type=int, help="length of the training")
+    parser.add_argument("--steps", type=int, help="length of the training (default: about two minutes)")
     options = parser.parse_all(words)
-    from anyjepa.demo import demo
+    from anyjepa.demo import STEPS, demo
 
-    return _show(options, demo(options.out, options.steps), lambda _result: None)
+    return _show(options, demo(options.out, options.steps or STEPS), lambda _result: None)
 
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {

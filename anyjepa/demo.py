@@ -11,14 +11,17 @@ from rich.console import Console
 from anyjepa.core.errors import UserError
 
 DATA = "digits"
+STEPS = 2500
+# the digits are 8 pixels wide: a patch of 4 of 16 pixels is one of 2 of the original, 16 tokens an image
+FIELDS = {"image_size": (16, 16), "crop_area": (0.6, 1.0)}
 
 
-def demo(out: str | Path = "runs/demo", steps: int | None = None) -> dict[str, Any]:
+def demo(out: str | Path = "runs/demo", steps: int = STEPS) -> dict[str, Any]:
     """Train the tiny I-JEPA on handwritten digits, inspect, evaluate and report.
 
     Args:
         out: the run's folder; an earlier demo there is replaced.
-        steps: length of the training; the preset's epochs where not given.
+        steps: length of the training.
 
     Returns:
         ``run``, ``steps``, ``rankme``, ``accuracy``, ``accuracy_untrained``, ``accuracy_raw``, ``knn`` and
@@ -40,7 +43,7 @@ def demo(out: str | Path = "runs/demo", steps: int | None = None) -> dict[str, A
         shutil.rmtree(path)
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     console.rule("1 of 4: learn from 1,438 small images, no labels")
-    trained = train("i-jepa", DATA, path, settings=Settings(steps=steps))
+    trained = train("i-jepa", DATA, path, settings=Settings(steps=steps), **FIELDS)
     if trained.get("stopped_by"):
         return trained
     run = load(path)
