@@ -56,7 +56,7 @@ class ImagePatches(nn.Module):
         return cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
     def forward(self, batch: dict[str, Tensor], keep: Int[Tensor, "batch kept"] | None = None) -> Tokens:
-        """Tokens of ``batch["image"]`` (batch, channels, height, width) of any real dtype: all, or those kept.
+        """Tokens of ``batch["image"]`` (batch, channels, height, width), any real dtype: all, or those kept.
 
         Patches are cut and dropped as raw pixels, before anything is computed on them.
         """
