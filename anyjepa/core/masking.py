@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Generator, Tensor
@@ -181,7 +182,7 @@ class MultiBlock:
         # lowest first: a random order among the free patches, then those outside the rectangle, then targets
         order = torch.rand((batch, self.patches), generator=generator, device=generator.device)
         order += (~inside).float() + 2 * hidden.float()
-        context = order.topk(self.context_width, largest=False, sorted=False).indices
+        context = _smallest(order, self.context_width)
         relaxed = (self.patches - hidden.sum(1)) < self.context_width
         return Masks(context, targets, relaxed)
 
@@ -190,7 +191,7 @@ class MultiBlock:
         cells = torch.arange(self._largest, device=generator.device)
         order = torch.rand((*blocks.top.shape, self._largest), generator=generator, device=generator.device)
         order.masked_fill_(cells >= area, 2.0)
-        cell = order.topk(self.target_width, largest=False, sorted=False).indices
+        cell = _smallest(order, self.target_width)
         return self._patch(blocks, cell)
 
     def _patch(self, blocks: Blocks, cell: Tensor) -> Tensor:
@@ -264,6 +265,7 @@ class RandomPatches:
         """Masks for `batch` samples: context (batch, context_width), targets (batch, M, target_width)."""
         hidden = self.targets * self.target_width
         order = torch.rand((batch, self.patches), generator=generator, device=generator.device)
+        # in random order, for the first of them become targets
         chosen = order.topk(hidden + self.context_width, largest=False).indices
         targets = chosen[:, :hidden].unflatten(1, (self.targets, self.target_width))
         return Masks(chosen[:, hidden:], targets, torch.zeros_like(chosen[:, 0], dtype=torch.bool))
@@ -271,3 +273,11 @@ class RandomPatches:
 
 def _between(bounds: tuple[float, float], draw: Tensor) -> Tensor:
     return bounds[0] + (bounds[1] - bounds[0]) * draw
+
+
+def _smallest(order: Tensor, count: int) -> Int[Tensor, "*any count"]:
+    """Indices of the `count` smallest along the last axis, in no order."""
+    if order.device.type != "cpu":
+        return order.topk(count, largest=False, sorted=False).indices
+    # numpy's partition takes a third of the time of torch's topk on a CPU
+    return torch.from_numpy(np.argpartition(order.numpy(), count - 1, axis=-1)[..., :count].copy())
