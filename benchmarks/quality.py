@@ -3,7 +3,7 @@
 Pre-trains a recipe without labels, probes it on held-out samples, and trains the same encoder with labels and
 the same crops for the same time. One line a seed, then means with 95 % intervals over seeds.
 
-    python benchmarks/quality.py --data ../shared/data/mnist --preset small --seeds 0 1 2
+    python benchmarks/quality.py --data ../shared/data/mnist --seeds 0 1 2
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def main() -> None:
     )
     parser.add_argument("--recipe", default="i-jepa")
     parser.add_argument("--data", required=True, help="a labelled source with a test part")
-    parser.add_argument("--preset", default="small")
+    parser.add_argument("--preset", default="tiny")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--out", default="runs/quality", help="folder for the runs")
