@@ -66,7 +66,7 @@ def inspect(
     before = measures(fresh)
     figures: dict[str, Any] = measures(embeddings)
     views = _views(run, opened, chosen[: samples // 2], seed)
-    if views is not None:
+    if views is not None and len(views) > 1:
         figures["lidar"] = health.lidar(views)
     rows, dim = embeddings.shape
     shape = health.Shape.of(health.Gram(dim).add(fresh))
