@@ -1,0 +1,59 @@
+"""What training does: collapse is said in words, compiled steps are the same, trained beats untrained."""
+
+import pytest
+
+import anyjepa
+from anyjepa.engine.files import read_lines
+
+SMALL = {
+    "image_size": (16, 16), "width": 48, "depth": 2, "heads": 3,
+    "predictor_width": 24, "predictor_depth": 1, "predictor_heads": 3,
+}  # fmt: skip
+
+
+def trained(tmp_path, steps, name="run", **options):
+    settings = anyjepa.Settings(steps=steps, quiet=True, log_every=10, compile=options.pop("compile", False))
+    return anyjepa.train("i-jepa", "digits", tmp_path / name, settings=settings, **options)
+
+
+def warnings(result):
+    return [
+        row["warning"]
+        for row in read_lines(anyjepa.load(result["run"]).path / "metrics.jsonl")
+        if "warning" in row
+    ]
+
+
+def test_without_stop_gradient_it_collapses_and_says_so_while_it_happens(tmp_path):
+    result = trained(tmp_path, 150, teacher="collapse", warmup_epochs=1.0, **SMALL)
+    found = warnings(result)
+    assert found
+    assert found[-1].startswith("collapsed to one point")
+    assert result["loss"] < 0.01
+    health = anyjepa.inspect(result["run"])
+    assert health["collapsed"]
+    assert "before training" in health["verdict"]
+
+
+def test_with_a_teacher_it_does_not_collapse(tmp_path):
+    result = trained(tmp_path, 150, momentum=(0.996, 1.0), warmup_epochs=1.0, **SMALL)
+    assert not warnings(result)
+    assert not anyjepa.inspect(result["run"])["collapsed"]
+
+
+@pytest.mark.slow
+def test_compiled_steps_learn_the_same(tmp_path):
+    eager, compiled = (
+        trained(tmp_path, 10, f"{c}", compile=c, batch_size=16, **SMALL)["loss"] for c in (False, True)
+    )
+    assert compiled == pytest.approx(eager, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_the_demo_learns_to_tell_digits_apart(tmp_path):
+    from anyjepa.demo import demo
+
+    result = demo(tmp_path / "demo")
+    assert result["accuracy"] > result["accuracy_untrained"] + 0.02
+    assert result["knn"] > result["knn_untrained"] + 0.05
+    assert not result["verdict"].startswith(("collapsed", "partly"))
