@@ -14,13 +14,20 @@ from anyjepa.core.errors import UserError, nearest
 STOPPED = 128  # a shell's exit code for a command that a signal stopped is this plus its number
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Examples as written, and the shape of a field's value without the brackets of optional words."""
+
+    def _format_args(self, action: argparse.Action, default_metavar: Any) -> str:
+        if action.nargs == "*" and isinstance(action.metavar, str):
+            return action.metavar
+        return super()._format_args(action, default_metavar)
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are UserErrors and whose help keeps the examples as written."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(
-            *args, **kwargs, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
+        super().__init__(*args, **kwargs, allow_abbrev=False, formatter_class=_Help)
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing usage and leaving."""
@@ -104,70 +111,63 @@ def command_recipes(words: Sequence[str]) -> int:
     return _show(options, {"recipes": rows}, show)
 
 
-def command_train(words: Sequence[str]) -> int:
-    """Pre-train an encoder."""
-    from_recipe = bool(words) and not words[0].startswith("-")
-    name = words[0] if from_recipe else "RECIPE"
+def _train_parser(name: str, about: str) -> Parser:
     parser = _parser(
-        f"train {name}",
-        "Pre-train an encoder on unlabelled data."
-        if from_recipe
-        else "Pre-train an encoder on unlabelled data. "
-        "`anyjepa train RECIPE --help` lists a recipe's own fields; `anyjepa recipes` lists the recipes.",
-        f"anyjepa train {name if from_recipe else 'i-jepa'} --data digits --out runs/digits --steps 100",
+        f"train {name}", about, f"anyjepa train {name} --data digits --out runs/digits --steps 100"
     )
-    if not from_recipe:
-        parser.add_argument("recipe", help="a recipe's name")
+    parser.usage = (
+        f"anyjepa train {name} [--data SRC] [--out DIR] [--preset P] [--resume] [--FIELD VALUE ...]"
+    )
     parser.add_argument("--data", help="a folder, a file, hf:NAME[:SPLIT], wds:PATTERN, or a shipped name")
     parser.add_argument("--out", help="the run's folder (default runs/RECIPE)")
     parser.add_argument("--preset", default="tiny", help="the recipe's preset (default tiny)")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out")
-    if not from_recipe:
-        parser.parse_all(words)
-        return 0
+    return parser
 
+
+def command_train(words: Sequence[str]) -> int:
+    """Pre-train an encoder."""
+    about = "Pre-train an encoder on unlabelled data."
+    if not words or words[0].startswith("-"):
+        about += " `anyjepa train RECIPE --help` lists a recipe's own fields, `anyjepa recipes` the recipes."
+        parser = _train_parser("RECIPE", about)
+        parser.epilog = (parser.epilog or "").replace("RECIPE", "i-jepa")
+        parser.parse_all(words)
+        raise UserError("name the recipe first: anyjepa train RECIPE ...; `anyjepa recipes` lists them.")
+
+    from anyjepa.engine.train import Settings, train
     from anyjepa.recipes import recipe
     from anyjepa.recipes.fields import Field, fields_of
 
-    kind = recipe(name)
+    name, kind = words[0], recipe(words[0])
+    parser = _train_parser(name, about)
 
-    def add(group: argparse._ArgumentGroup, fields: Sequence[Field]) -> None:
+    def add(title: str, fields: Sequence[Field]) -> None:
+        group = parser.add_argument_group(title)
         for field in fields:
+            default = "" if field.default is None else f" ({field.default})"
             group.add_argument(
                 field.flag, nargs="*", metavar=field.shape, dest=field.name,
-                help=f"{field.meaning} ({field.default})".replace("%", "%%"),
+                help=f"{field.meaning}{default}".replace("%", "%%"),
             )  # fmt: skip
 
-    settings_class = _settings_class()
-    add(parser.add_argument_group("how"), fields_of(settings_class))
-    add(parser.add_argument_group(f"fields of {name} (the values shown are the paper's)"), fields_of(kind))
-    options = parser.parse_all(words[1:])
+    add("how to train", fields_of(Settings))
+    add(f"fields of {name} (in brackets the paper's values)", fields_of(kind))
+    options = vars(parser.parse_all(words[1:]))
 
     def given(of: type) -> dict[str, Any]:
-        return {
-            f.name: f.parse(getattr(options, f.name))
-            for f in fields_of(of)
-            if getattr(options, f.name) is not None
-        }
-
-    from anyjepa.engine.train import train
+        return {f.name: f.parse(options[f.name]) for f in fields_of(of) if options[f.name] is not None}
 
     result = train(
-        name, options.data, options.out, preset=options.preset, resume=options.resume,
-        settings=settings_class(**given(settings_class)), **given(kind),
+        name, options["data"], options["out"], preset=options["preset"], resume=options["resume"],
+        settings=Settings(**given(Settings)), **given(kind),
     )  # fmt: skip
 
     def show(result: dict[str, Any]) -> None:
         _print_figures(result)
         print(f"\nnext: anyjepa inspect {result['run']}\n      anyjepa report {result['run']}")
 
-    return _show(options, result, show)
-
-
-def _settings_class() -> Any:
-    from anyjepa.engine.train import Settings
-
-    return Settings
+    return _show(argparse.Namespace(**options), result, show)
 
 
 def command_inspect(words: Sequence[str]) -> int:

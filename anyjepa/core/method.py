@@ -105,8 +105,10 @@ class MaskedJepa(Method):
 
     @property
     def backbone(self) -> nn.Module:
-        """The teacher where there is one, else the encoder."""
-        return self.target.encoder if isinstance(self.target, EmaTeacher) else self.encoder
+        """The teacher where there is one that learns, else the encoder."""
+        if isinstance(self.target, EmaTeacher) and self.target.moves:
+            return self.target.encoder
+        return self.encoder
 
     def masks(self, batch: Batch, context: Context) -> Masks:
         """The masks this step draws for the batch."""

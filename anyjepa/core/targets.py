@@ -25,6 +25,11 @@ class EmaTeacher(nn.Module):
         self.encoder = copy.deepcopy(encoder).requires_grad_(False)
         self.start, self.end = start, end
 
+    @property
+    def moves(self) -> bool:
+        """Whether the teacher ever differs from what it began as."""
+        return min(self.start, self.end) < 1.0
+
     def momentum(self, progress: float) -> float:
         """Momentum at `progress` in [0, 1]."""
         return linear(self.start, self.end, progress)

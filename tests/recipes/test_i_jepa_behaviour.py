@@ -41,6 +41,14 @@ def test_with_a_teacher_it_does_not_collapse(tmp_path):
     assert not anyjepa.inspect(result["run"])["collapsed"]
 
 
+def test_of_a_frozen_teacher_the_encoder_that_learned_is_taken_away(tmp_path):
+    result = trained(tmp_path, 10, momentum=(1.0, 1.0), **SMALL)
+    run = anyjepa.load(result["run"])
+    assert run.method.backbone is run.method.encoder
+    digits = run.open()
+    assert not run.embed(digits).allclose(run.untrained().embed(digits))
+
+
 @pytest.mark.slow
 def test_compiled_steps_learn_the_same(tmp_path):
     eager, compiled = (
