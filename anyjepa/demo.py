@@ -11,7 +11,7 @@ from rich.console import Console
 from anyjepa.core.errors import UserError
 
 DATA = "digits"
-STEPS = 2500
+STEPS = 3600
 # the digits are 8 pixels wide: a patch of 4 of 16 pixels is one of 2 of the original, 16 tokens an image
 FIELDS = {"image_size": (16, 16), "crop_area": (0.6, 1.0)}
 
