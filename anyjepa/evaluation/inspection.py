@@ -125,5 +125,10 @@ def judge(
             f"shrinking: {evidence}",
             "fewer directions are used than before training: lower --learning-rate or raise --momentum.",
         )
+    if rank <= was:
+        return (
+            f"not collapsed, but no more directions are used than before training: {evidence}",
+            "longer training usually raises it; see what labels say with `anyjepa evaluate`.",
+        )
     hint = "" if rows >= 5 * dim else f" Only {rows} samples were measured; {5 * dim} would make this surer."
     return f"healthy: {evidence}", f"see what labels say with `anyjepa evaluate`.{hint}"
