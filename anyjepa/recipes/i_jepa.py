@@ -38,8 +38,8 @@ class IJepa(Recipe):
     bottom of the image up, and one draw for both scale and aspect ratio of all targets of a batch.
     ``--published true`` brings them back.
 
-    The embedding of an image is the average of the teacher's tokens. Normalise by the statistics of your own
-    data is what happens: they are measured when training starts and stored with the weights.
+    The embedding of an image is the average of the teacher's tokens. Pixels are normalised by statistics of
+    your own data, which are measured when training starts and stored with the weights.
 
     ``anyjepa train i-jepa --data photos/ --out runs/photos --preset tiny``
     """
