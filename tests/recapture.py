@@ -32,7 +32,7 @@ def golden_losses(name):
         context = Context(step, STEPS, step_generator(SEED, step))
         apply(optimiser, schedule(kind, step, STEPS))
         batch, _ = loader[step - 1]
-        loss = method.losses(in_double(batch), context)["loss"]
+        loss = method(in_double(batch), context)["loss"]
         loss.backward()
         optimiser.step()
         optimiser.zero_grad()

@@ -69,7 +69,7 @@ def test_it_says_what_it_is(name):
 @every_recipe
 def test_gradients_reach_all_that_learns_and_nothing_else(name):
     method, batch, context = drawn(name)
-    losses = method.losses(batch, context)
+    losses = method(batch, context)
     assert losses["loss"].ndim == 0
     assert torch.isfinite(losses["loss"])
     losses["loss"].backward()
@@ -87,10 +87,10 @@ def test_gradients_reach_all_that_learns_and_nothing_else(name):
 @every_recipe
 def test_a_step_depends_on_its_generator_only(name):
     method, batch, context = drawn(name)
-    first = method.losses(batch, context)["loss"]
+    first = method(batch, context)["loss"]
     torch.rand(3)
-    again = method.losses(batch, Context(1, 10, step_generator(SEED, 1)))["loss"]
-    other = method.losses(batch, Context(1, 10, step_generator(SEED, 2)))["loss"]
+    again = method(batch, Context(1, 10, step_generator(SEED, 1)))["loss"]
+    other = method(batch, Context(1, 10, step_generator(SEED, 2)))["loss"]
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 

@@ -16,6 +16,7 @@ from anyjepa.core.tokens import Tokens, take
 from anyjepa.core.transformer import Encoder, Predictor
 
 Batch = dict[str, Tensor]
+DROPOUT = 0x5DEECE66D  # keeps dropout's stream of chance apart from that of the masks
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,11 @@ class Method(nn.Module):
         return {}
 
     def forward(self, batch: Batch, context: Context) -> dict[str, Tensor]:
-        """`losses`: parallel wrappers synchronise gradients of what is called through here."""
+        """`losses`, called as a module: parallel wrappers synchronise gradients of what goes through here.
+
+        Dropout takes no generator of its own, so torch's global one is set from the step's first.
+        """
+        torch.manual_seed(context.generator.initial_seed() ^ DROPOUT)
         return self.losses(batch, context)
 
 

@@ -5,6 +5,9 @@ Shapes: B samples, N tokens, K context tokens, M target blocks, T tokens a targe
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -16,15 +19,22 @@ from anyjepa.core.tokens import Tokens, take
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with one fused projection for queries, keys and values."""
+    """Multi-head self-attention with one fused projection for queries, keys and values.
 
-    def __init__(self, width: int, heads: int) -> None:
+    Args:
+        width: of the tokens.
+        heads: must divide the width.
+        bias: of the projections.
+        dropout: share of attention weights dropped in training.
+    """
+
+    def __init__(self, width: int, heads: int, bias: bool = True, dropout: float = 0.0) -> None:
         super().__init__()
         if width % heads:
             raise ValueError(f"a width of {width} cannot be shared out over {heads} heads")
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        self.heads, self.dropout = heads, dropout
+        self.qkv = nn.Linear(width, 3 * width, bias=bias)
+        self.out = nn.Linear(width, width, bias=bias)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -40,36 +50,78 @@ class Attention(nn.Module):
         if last is None:
             queries, keys, values = map(self._split, self.qkv(x).chunk(3, dim=-1))
         else:
-            width = x.shape[-1]
-            weight, bias = self.qkv.weight, self.qkv.bias
-            queries = self._split(functional.linear(x[:, -last:], weight[:width], bias[:width]))
-            keys, values = map(
-                self._split, functional.linear(x, weight[width:], bias[width:]).chunk(2, dim=-1)
-            )
+            weights, biases = self.qkv.weight.split((width := x.shape[-1], 2 * width)), (None, None)
+            if self.qkv.bias is not None:
+                biases = self.qkv.bias.split((width, 2 * width))
+            queries = self._split(functional.linear(x[:, -last:], weights[0], biases[0]))
+            keys, values = map(self._split, functional.linear(x, weights[1], biases[1]).chunk(2, dim=-1))
         if angles is not None:
             queries = rotate(queries, angles[:, -queries.shape[2] :])
             keys = rotate(keys, angles)
         mask = None if present is None else present[:, None, None, :]
-        attended = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+        dropped = self.dropout if self.training else 0.0
+        attended = functional.scaled_dot_product_attention(queries, keys, values, mask, dropped)
         return self.out(attended.transpose(1, 2).flatten(-2))
 
 
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al. 2016): a whole branch of a sample is dropped in training.
+
+    Args:
+        rate: chance of it. What is kept is divided by 1 - rate.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Float[Tensor, "batch tokens width"]) -> Tensor:
+        """The branch, or zeros, sample by sample."""
+        if not self.training or self.rate == 0:
+            return x
+        kept = x.new_empty(x.shape[0], 1, 1).bernoulli_(1 - self.rate)
+        return x * (kept / (1 - self.rate))
+
+
 class Block(nn.Module):
-    """Pre-norm transformer block: attention, then a two-layer perceptron with GELU, each added back.
+    """Transformer block: attention, then a two-layer perceptron, each added back.
 
     Args:
         width: of the tokens.
         heads: attention heads; must divide the width.
         expansion: hidden width of the perceptron, in widths.
+        bias: of linear layers and norms.
+        post_norm: normalise after each addition (Vaswani et al. 2017) instead of inside each branch.
+        activation: of the perceptron.
+        dropout: share of activations dropped in training, after attention, in the perceptron and after it.
+        attention_dropout: share of attention weights dropped in training.
+        drop_path: chance that a branch of a sample is dropped in training.
     """
 
-    def __init__(self, width: int, heads: int, expansion: float = 4.0) -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        expansion: float = 4.0,
+        *,
+        bias: bool = True,
+        post_norm: bool = False,
+        activation: Callable[[], nn.Module] = nn.GELU,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        drop_path: float = 0.0,
+    ) -> None:
         super().__init__()
         hidden = int(width * expansion)
-        self.norm1 = nn.LayerNorm(width, eps=1e-6)
-        self.attention = Attention(width, heads)
-        self.norm2 = nn.LayerNorm(width, eps=1e-6)
-        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+        self.post_norm = post_norm
+        self.norm1 = nn.LayerNorm(width, eps=1e-6, bias=bias)
+        self.attention = Attention(width, heads, bias, attention_dropout)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6, bias=bias)
+        layers = [nn.Linear(width, hidden, bias=bias), activation(), nn.Linear(hidden, width, bias=bias)]
+        if dropout:
+            layers.insert(2, nn.Dropout(dropout))
+        self.mlp = nn.Sequential(*layers)
+        self.drop = nn.Sequential(nn.Dropout(dropout), DropPath(drop_path)) if dropout or drop_path else None
 
     def forward(
         self,
@@ -79,9 +131,24 @@ class Block(nn.Module):
         present: Bool[Tensor, "batch tokens"] | None = None,
     ) -> Tensor:
         """(batch, tokens or `last`, width). What earlier tokens would become is not computed with `last`."""
-        attended = self.attention(self.norm1(x), last, angles, present)
-        x = (x if last is None else x[:, -last:]) + attended
-        return x + self.mlp(self.norm2(x))
+        attended = self.attention(x if self.post_norm else self.norm1(x), last, angles, present)
+        x = self._add(x if last is None else x[:, -last:], attended)
+        if self.post_norm:
+            x = self.norm1(x)
+            return self.norm2(self._add(x, self.mlp(x)))
+        return self._add(x, self.mlp(self.norm2(x)))
+
+    def _add(self, x: Tensor, branch: Tensor) -> Tensor:
+        return x + (branch if self.drop is None else self.drop(branch))
+
+
+def _blocks(
+    width: int, heads: int, depth: int, expansion: float, drop_path: float | Sequence[float], options: Any
+) -> nn.ModuleList:
+    rates = [drop_path] * depth if isinstance(drop_path, int | float) else list(drop_path)
+    if len(rates) != depth:
+        raise ValueError(f"{depth} blocks need as many rates of stochastic depth, not {len(rates)}")
+    return nn.ModuleList(Block(width, heads, expansion, drop_path=rate, **options) for rate in rates)
 
 
 class Encoder(nn.Module):
@@ -93,6 +160,10 @@ class Encoder(nn.Module):
         positions: additive position embedding of coordinates, or None.
         width, depth, heads, expansion: of the blocks.
         rotary: angles of coordinates for attention, or None.
+        registers: learned tokens without a place, which every sample has in front of its own.
+        positions_at_every_block: add the positions to the input of each block, not of the first only.
+        drop_path: of every block, or one rate a block.
+        options: of `Block`.
     """
 
     def __init__(
@@ -104,29 +175,55 @@ class Encoder(nn.Module):
         heads: int,
         expansion: float = 4.0,
         rotary: nn.Module | None = None,
+        registers: int = 0,
+        positions_at_every_block: bool = False,
+        drop_path: float | Sequence[float] = 0.0,
+        **options: Any,
     ) -> None:
         super().__init__()
         self.tokenizer, self.positions, self.rotary = tokenizer, positions, rotary
-        self.width = width
-        self.blocks = nn.ModuleList(Block(width, heads, expansion) for _ in range(depth))
-        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.width, self.positions_at_every_block = width, positions_at_every_block
+        self.registers = nn.Parameter(torch.zeros(1, registers, width)) if registers else None
+        self.blocks = _blocks(width, heads, depth, expansion, drop_path, options)
+        self.norm = nn.LayerNorm(width, eps=1e-6, bias=options.get("bias", True))
 
     def forward(self, batch: dict[str, Tensor], keep: Tensor | None = None) -> Tokens:
-        """Tokens of the batch after the last norm.
+        """Tokens of the batch after the last norm, without the registers.
 
         Args:
             batch: what the tokenizer reads.
             keep: (B, K) int64 indices of the tokens to compute; all where None. A kept token has the
                 position that it has in the whole sample.
         """
-        tokens: Tokens = self.tokenizer(batch, keep)
-        x, coordinates = tokens.values, tokens.coordinates
-        if self.positions is not None:
-            x = x + self.positions(coordinates).to(x.dtype)
-        angles = None if self.rotary is None else self.rotary(coordinates)
-        for block in self.blocks:
-            x = block(x, angles=angles, present=tokens.present)
-        return Tokens(self.norm(x), coordinates, tokens.present)
+        return self.read(batch, keep)[0]
+
+    def read(self, batch: dict[str, Tensor], keep: Tensor | None = None) -> tuple[Tokens, Tensor]:
+        """The tokens as of `forward`, and the registers (B, R, D) after the last norm."""
+        return self.encode(self.tokenizer(batch, keep))
+
+    def encode(self, tokens: Tokens) -> tuple[Tokens, Tensor]:
+        """The same of tokens that were made already."""
+        x, coordinates, present = tokens.values, tokens.coordinates, tokens.present
+        front = 0 if self.registers is None else self.registers.shape[1]
+        added = (
+            None if self.positions is None else self._ahead(self.positions(coordinates).to(x.dtype), front)
+        )
+        angles = None if self.rotary is None else self._ahead(self.rotary(coordinates), front)
+        if self.registers is not None:
+            x = torch.cat([self.registers.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
+            if present is not None:
+                present = functional.pad(present, (front, 0), value=True)
+        for number, block in enumerate(self.blocks):
+            if added is not None and (number == 0 or self.positions_at_every_block):
+                x = x + added
+            x = block(x, angles=angles, present=present)
+        x = self.norm(x)
+        return Tokens(x[:, front:], coordinates, tokens.present), x[:, :front]
+
+    @staticmethod
+    def _ahead(table: Tensor, front: int) -> Tensor:
+        """The table with `front` rows of zeros before it: registers have no place."""
+        return functional.pad(table, (0, 0, front, 0)) if front else table
 
 
 class Predictor(nn.Module):
@@ -141,6 +238,8 @@ class Predictor(nn.Module):
         positions: additive position embedding of `predictor_width`, or None.
         predictor_width, depth, heads, expansion: of the blocks.
         rotary: angles of coordinates for attention, or None.
+        drop_path: of every block, or one rate a block.
+        options: of `Block`.
     """
 
     def __init__(
@@ -152,14 +251,17 @@ class Predictor(nn.Module):
         heads: int,
         expansion: float = 4.0,
         rotary: nn.Module | None = None,
+        drop_path: float | Sequence[float] = 0.0,
+        **options: Any,
     ) -> None:
         super().__init__()
-        self.embed = nn.Linear(width, predictor_width)
+        bias = options.get("bias", True)
+        self.embed = nn.Linear(width, predictor_width, bias=bias)
         self.positions, self.rotary = positions, rotary
         self.mask_token = nn.Parameter(torch.zeros(1, 1, predictor_width))
-        self.blocks = nn.ModuleList(Block(predictor_width, heads, expansion) for _ in range(depth))
-        self.norm = nn.LayerNorm(predictor_width, eps=1e-6)
-        self.out = nn.Linear(predictor_width, width)
+        self.blocks = _blocks(predictor_width, heads, depth, expansion, drop_path, options)
+        self.norm = nn.LayerNorm(predictor_width, eps=1e-6, bias=bias)
+        self.out = nn.Linear(predictor_width, width, bias=bias)
 
     def forward(
         self, context: Tokens, coordinates: Float[Tensor, "shared tokens axes"], masks: Masks
@@ -219,3 +321,5 @@ def initialise(module: nn.Module, std: float | None = 0.02) -> None:
                 nn.init.zeros_(part.bias)
         elif isinstance(part, Predictor):
             nn.init.trunc_normal_(part.mask_token, std=0.02)
+        elif isinstance(part, Encoder) and part.registers is not None:
+            nn.init.trunc_normal_(part.registers, std=0.02)

@@ -11,7 +11,8 @@ import importlib
 import inspect
 import pkgutil
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -32,9 +33,12 @@ class Samples(Protocol):
     description: str
     """In words, for instance ``12,000 JPEG images in 10 class folders``."""
     labels: np.ndarray | None
-    """(n,) int64 indices into ``classes``, -1 where unknown; or (n,) float32 targets, NaN where unknown."""
+    """(n,) int64 indices into ``classes``, -1 where unknown; (n,) float32 targets, NaN where unknown; or
+    (n, classes) int8, 1 for each class that a sample is of, 0 for the others, -1 where unknown."""
     classes: list[str] | None
     """Names of the classes, in the order of their index; None for float targets or no labels."""
+    groups: np.ndarray | None
+    """(n,) of what must not be on both sides of a split: patient, subject, recording; None where unknown."""
     problems: list[BadSample]
     """What was damaged when the source was opened; these are not among the n samples."""
 
@@ -59,15 +63,26 @@ class Domain(ABC):
     name: ClassVar[str]
 
     @abstractmethod
-    def open(self, source: str | np.ndarray, labels: str | None = None, split: str | None = None) -> Samples:
-        """Open a source (path, ``hf:``, ``wds:``, shipped name or array). Raises UserError if it cannot."""
+    def open(
+        self,
+        source: str | np.ndarray,
+        labels: str | None = None,
+        split: str | None = None,
+        reading: Mapping[str, Any] | None = None,
+    ) -> Samples:
+        """Open a source (path, ``hf:``, ``wds:``, shipped name or array).
+
+        ``reading`` is what a recipe asks (`Recipe.reading`); for a run that is trained, with the facts that
+        were measured then over it, so that other data is read in the same way (rate, leads, columns).
+        Raises UserError if it cannot be opened.
+        """
 
     @abstractmethod
     def measure(self, samples: Samples, seed: int = 0) -> dict:
         """Facts that a recipe needs before it can build its tokenizer; plain JSON values."""
 
     @abstractmethod
-    def raw(self, batch: dict[str, Tensor]) -> Tensor:
+    def raw(self, batch: dict[str, Tensor], facts: dict) -> Tensor:
         """(n, features) float32: the input itself as an embedding, the baseline of every evaluation."""
 
     @abstractmethod
@@ -75,11 +90,23 @@ class Domain(ABC):
         """Samples of pure chance with the statistics in ``facts``, always the same ones."""
 
     @abstractmethod
-    def picture(self, batch: dict[str, Tensor], index: int, colours: Tensor | None = None) -> np.ndarray:
+    def picture(
+        self, batch: dict[str, Tensor], index: int, facts: dict, colours: Tensor | None = None
+    ) -> np.ndarray:
         """(h, w, 3) uint8 picture of one sample; ``colours`` (tokens, 3) in 0..1 paints its tokens.
 
         NaN leaves a token as it is.
         """
+
+    def figure(
+        self, batch: dict[str, Tensor], index: int, facts: dict, colours: Tensor | None = None
+    ) -> str | None:
+        """The same as HTML or SVG, for kinds of data that say more drawn large, with axes, or turned by hand.
+
+        What comes from the data must be escaped; nothing may be loaded from elsewhere. None where the
+        picture does.
+        """
+        return None
 
 
 @functools.cache

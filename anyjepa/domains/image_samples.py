@@ -164,6 +164,7 @@ class ImageSamples:
         resident_bytes: int = RESIDENT_BYTES,
     ) -> None:
         self.source, self.store, self.classes = source, store, classes
+        self.groups: np.ndarray | None = None
         self.problems = list(problems)
         self.array, self.images = None, None
         self.rows: np.ndarray | None = None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -24,7 +27,13 @@ class Images(Domain):
 
     name = "image"
 
-    def open(self, source: str | np.ndarray, labels: str | None = None, split: str | None = None) -> Samples:
+    def open(
+        self,
+        source: str | np.ndarray,
+        labels: str | None = None,
+        split: str | None = None,
+        reading: Mapping[str, Any] | None = None,
+    ) -> Samples:
         """Open a source of images; see :func:`anyjepa.domains.image_sources.open_images`."""
         return open_images(source, labels, split)
 
@@ -61,7 +70,7 @@ class Images(Domain):
             "mixed_sizes": len(set(shapes)) > 1,
         }
 
-    def raw(self, batch: dict[str, Tensor]) -> Float[Tensor, "n features"]:
+    def raw(self, batch: dict[str, Tensor], facts: dict) -> Float[Tensor, "n features"]:
         """The pixels, averaged down to at most 32 x 32, in raw units."""
         image = batch["image"].to(torch.float32)
         size = (min(image.shape[2], RAW_SIDE), min(image.shape[3], RAW_SIDE))
@@ -78,6 +87,7 @@ class Images(Domain):
         self,
         batch: dict[str, Tensor],
         index: int,
+        facts: dict,
         colours: Tensor | None = None,
         grid: tuple[int, int] | None = None,
     ) -> np.ndarray:

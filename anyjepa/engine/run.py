@@ -99,13 +99,24 @@ class Run:
             source = self.config["data"]["source"]
             if source is None:
                 raise UserError("this run was trained on an array in memory; name the data with --data.")
-        return self.domain.open(source, labels, split)
+        return self.domain.open(source, labels, split, self.reading())
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What was measured of the training data (`Domain.measure`)."""
+        return self.config["data"]["facts"]
+
+    def reading(self) -> dict[str, Any]:
+        """How the training data was read, which other data must be read alike."""
+        return {**self.recipe.reading(), **self.facts}
 
     def batches(
         self, samples: Samples | np.ndarray, indices: np.ndarray | None = None, batch_size: int = 256
     ) -> Iterator[tuple[np.ndarray, Batch]]:
         """Batches for use, on the device, with the indices of their samples; damaged ones left out."""
-        opened = self.domain.open(samples) if isinstance(samples, np.ndarray) else samples
+        if isinstance(samples, np.ndarray):
+            samples = self.domain.open(samples, reading=self.reading())
+        opened = samples
         indices = np.arange(len(opened)) if indices is None else indices
         for start in range(0, len(indices), batch_size):
             raw, kept = [], []

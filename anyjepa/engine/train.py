@@ -133,7 +133,7 @@ def _same_length_and_seed(settings: Settings, config: dict[str, Any]) -> None:
 def _open(kind: Recipe, data: str | np.ndarray | None, settings: Settings) -> Samples:
     if data is None:
         raise UserError("this run was trained on an array in memory; give the same data again.")
-    samples = domains()[kind.domain].open(data)
+    samples = domains()[kind.domain].open(data, reading=kind.reading())
     total = len(samples) + len(samples.problems)
     _limit(samples.problems, total, settings.max_bad_fraction)
     if len(samples) == 0:
@@ -233,7 +233,8 @@ class _Training:
                 if isinstance(part, Encoder | Predictor):
                     part.compile()
         try:
-            with _stop_signals() as stopped:
+            # a step sets torch's global generator for dropout; the caller's is given back
+            with torch.random.fork_rng(), _stop_signals() as stopped:
                 done = self._loop(model, stopped)
         finally:
             self.journal.close()

@@ -167,7 +167,7 @@ def _described(run: Run, samples: Samples, indices: np.ndarray | None = None) ->
             kept.append(rows)
             parts["trained"].append(run.method.embed(batch).float().cpu())
             parts["untrained"].append(untrained.method.embed(batch).float().cpu())
-            parts["raw"].append(run.domain.raw(batch).float().cpu())
+            parts["raw"].append(run.domain.raw(batch, run.facts).float().cpu())
     if not kept:
         raise UserError(
             f"none of the samples of {samples.source} can be read, so there is nothing to evaluate."

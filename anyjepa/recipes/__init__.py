@@ -45,6 +45,10 @@ class Recipe(ABC):
     def method(self, facts: dict[str, Any]) -> Method:
         """Join the parts, for data of which `facts` were measured (`Domain.measure`)."""
 
+    def reading(self) -> dict[str, Any]:
+        """What the recipe asks of how its data is read (`Domain.open`): a sampling rate, columns, points."""
+        return {}
+
     @abstractmethod
     def draw(self, samples: list[np.ndarray] | np.ndarray, uniforms: np.ndarray) -> Batch:
         """A training batch of raw samples; row i of `uniforms` (n, 16) in [0, 1) is sample i's chance."""

@@ -134,7 +134,9 @@ def _look(run: Run, source: str | np.ndarray | None, labels: str | None, most: i
     fresh = run.untrained()
     for indices, batch in run.batches(samples, indices=order):
         places.extend(indices.tolist())
-        thumbnails.extend(sections.thumbnail(run.domain.picture(batch, row)) for row in range(len(indices)))
+        thumbnails.extend(
+            sections.thumbnail(run.domain.picture(batch, row, run.facts)) for row in range(len(indices))
+        )
         embedded.append(_embed(run, batch))
         untrained.append(_embed(fresh, batch))
     embeddings = torch.cat(embedded) if embedded else torch.empty(0, 1)
@@ -198,7 +200,14 @@ class _Look:
             )
         count = tokens.values.shape[1]
         return sections.masks(
-            self.run.domain, self.batch, drawn.context, drawn.targets, count, self.names, self.gain
+            self.run.domain,
+            self.run.facts,
+            self.batch,
+            drawn.context,
+            drawn.targets,
+            count,
+            self.names,
+            self.gain,
         )
 
     def patches(self) -> Patches | str:
@@ -210,7 +219,9 @@ class _Look:
             return "Not shown: the tokens are not finite numbers."
         # samples whose tokens lie at places of their own have no common position to take off
         positions = self._positions() if tokens.coordinates.shape[0] == 1 else None
-        return sections.patches(self.run.domain, self.batch, tokens, positions, self.names, self.gain)
+        return sections.patches(
+            self.run.domain, self.run.facts, self.batch, tokens, positions, self.names, self.gain
+        )
 
     def _positions(self) -> Tensor:
         """The mean token of each position, over the first samples that were looked at."""

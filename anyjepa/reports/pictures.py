@@ -25,6 +25,7 @@ class Picture:
         alt: what it shows, for who cannot see it.
         caption: text below it; may be empty.
         tone: "right", "wrong", or empty.
+        drawing: HTML or SVG (Markup) that takes the place of the image; may be empty.
     """
 
     source: str
@@ -33,6 +34,7 @@ class Picture:
     alt: str
     caption: str = ""
     tone: str = ""
+    drawing: str = ""
 
 
 def fit(pixels: np.ndarray, most: int) -> np.ndarray:

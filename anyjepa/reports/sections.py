@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from markupsafe import Markup
 from torch import Tensor
 from torch.nn import functional
 
@@ -113,6 +114,7 @@ def spectrum(named: Sequence[tuple[str, Tensor]]) -> Chart:
 
 def masks(
     domain: Domain,
+    facts: dict,
     batch: dict[str, Tensor],
     context: Int[Tensor, "batch seen"],
     targets: Int[Tensor, "batch blocks hidden"],
@@ -124,18 +126,42 @@ def masks(
     colours = [BLOCK_COLOURS[block % len(BLOCK_COLOURS)] for block in range(targets.shape[1])]
     rows = []
     for index, name in enumerate(names):
-        whole = domain.picture(batch, index)
-        seen = domain.picture(batch, index, context_colours(context[index], tokens))
-        tinted = domain.picture(batch, index, block_colours(targets[index], tokens, colours))
         count = f"{len(context[index].unique())} of {tokens}"
         rows.append(
             MaskedSample(
-                picture(brighter(whole, gain), f"Sample {name}", "sample"),
-                picture(tint(whole, seen, 0.88, gain), f"The {count} tokens that are seen", f"seen: {count}"),
-                picture(tint(whole, tinted, 0.62, gain), f"{len(colours)} target blocks", "targets"),
+                shown(domain, facts, batch, index, f"Sample {name}", "sample", gain),
+                shown(
+                    domain, facts, batch, index, f"The {count} tokens that are seen", f"seen: {count}", gain,
+                    context_colours(context[index], tokens), 0.88,
+                ),
+                shown(
+                    domain, facts, batch, index, f"{len(colours)} target blocks", "targets", gain,
+                    block_colours(targets[index], tokens, colours), 0.62,
+                ),
             )
-        )
+        )  # fmt: skip
     return Masks(rows, colours, gain)
+
+
+def shown(
+    domain: Domain,
+    facts: dict,
+    batch: dict[str, Tensor],
+    index: int,
+    alt: str,
+    caption: str = "",
+    gain: float = 1.0,
+    colours: Tensor | None = None,
+    strength: float = 1.0,
+) -> Picture:
+    """One sample as its domain draws it, its tokens tinted by `colours` where they are given."""
+    drawing = domain.figure(batch, index, facts, colours)
+    if drawing is not None:
+        return Picture("", 0, 0, alt, caption, drawing=Markup(drawing))
+    whole = domain.picture(batch, index, facts)
+    if colours is None:
+        return picture(brighter(whole, gain), alt, caption)
+    return picture(tint(whole, domain.picture(batch, index, facts, colours), strength, gain), alt, caption)
 
 
 def context_colours(context: Int[Tensor, " seen"], tokens: int) -> Float[Tensor, "tokens 3"]:
@@ -264,6 +290,7 @@ def token_colours(
 
 def patches(
     domain: Domain,
+    facts: dict,
     batch: dict[str, Tensor],
     tokens: Tokens,
     positions: Float[Tensor, "tokens width"] | None,
@@ -274,13 +301,9 @@ def patches(
     colours, explained = token_colours(tokens, positions)
     pairs = []
     for index, name in enumerate(names):
-        whole, painted = domain.picture(batch, index), domain.picture(batch, index, colours[index])
-        pairs.append(
-            (
-                picture(brighter(whole, gain), f"Sample {name}"),
-                picture(tint(whole, painted, 1.0, gain), f"Tokens of sample {name} as colours"),
-            )
-        )
+        sample = shown(domain, facts, batch, index, f"Sample {name}", "", gain)
+        alt = f"Tokens of sample {name} as colours"
+        pairs.append((sample, shown(domain, facts, batch, index, alt, "", gain, colours[index])))
     return Patches(pairs, explained, positions is not None)
 
 

@@ -202,7 +202,7 @@ class TestResize:
 class Three:
     """Three images of different heights, of which only some can be read."""
 
-    source, description, labels, classes, problems = "three", "3 images", None, None, ()
+    source, description, labels, classes, problems, groups = "three", "3 images", None, None, (), None
 
     def __init__(self, good):
         self.good = good
@@ -250,18 +250,18 @@ class TestMeasure:
 class TestRaw:
     def test_small_images_are_their_pixels(self):
         batch = {"image": torch.from_numpy(noise(4, 3, 8, 9))}
-        assert torch.equal(images.raw(batch), batch["image"].float().flatten(1))
+        assert torch.equal(images.raw(batch, {}), batch["image"].float().flatten(1))
 
     def test_large_images_are_averaged_to_32(self):
         batch = {"image": torch.from_numpy(noise(2, 1, 64, 96).astype(np.int32))}
         expected = batch["image"].float().reshape(2, 1, 32, 2, 32, 3).mean(dim=(3, 5)).flatten(1)
-        assert torch.allclose(images.raw(batch), expected, rtol=1e-6)
+        assert torch.allclose(images.raw(batch, {}), expected, rtol=1e-6)
 
 
 class TestPicture:
     def test_pixels_are_shown_as_they_are_and_enlarged_without_blur(self):
         pixels = noise(2, 3, 10, 20)
-        picture = images.picture({"image": torch.from_numpy(pixels)}, 1)
+        picture = images.picture({"image": torch.from_numpy(pixels)}, 1, {})
         assert picture.shape == (50, 100, 3) and picture.dtype == np.uint8
         assert np.array_equal(picture[::5, ::5], pixels[1].transpose(1, 2, 0))
         assert np.array_equal(picture[2::5, 4::5], pixels[1].transpose(1, 2, 0))
@@ -270,13 +270,13 @@ class TestPicture:
     @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.float32])
     def test_any_channels_and_depth(self, channels, dtype):
         values = torch.linspace(0, 255, 100).reshape(1, 1, 10, 10).repeat(1, channels, 1, 1).to(dtype) * 1
-        picture = images.picture({"image": values}, 0)
+        picture = images.picture({"image": values}, 0, {})
         assert picture[0, 0, 0] < 5 and picture[-1, -1, 0] > 250
         assert (np.diff(picture[::10, ::10, 0].reshape(-1).astype(int)) >= 0).all()
         assert np.array_equal(picture[..., 0], picture[..., 2])
 
     def test_a_flat_image_is_shown_grey(self):
-        assert (images.picture({"image": torch.full((1, 1, 4, 4), 3.5)}, 0) == 128).all()
+        assert (images.picture({"image": torch.full((1, 1, 4, 4), 3.5)}, 0, {}) == 128).all()
 
     def test_tokens_are_painted_in_raster_order(self):
         colours = torch.full((6, 3), float("nan"))
@@ -284,13 +284,13 @@ class TestPicture:
         colours[5] = torch.tensor([0, 0, 1.0])
         batch = {"image": torch.zeros((1, 3, 64, 96), dtype=torch.uint8)}
         for grid in (None, (2, 3)):
-            picture = images.picture(batch, 0, colours, grid=grid)
+            picture = images.picture(batch, 0, {}, colours, grid=grid)
             expected = np.zeros((64, 96, 3), np.uint8)
             expected[:32, 32:64] = [255, 0, 0]
             expected[32:, 64:] = [0, 0, 255]
             assert np.array_equal(picture, expected)
         with pytest.raises(ValueError, match="6 colours"):
-            images.picture(batch, 0, colours, grid=(2, 2))
+            images.picture(batch, 0, {}, colours, grid=(2, 2))
 
 
 class TestDiscovery:

@@ -17,7 +17,7 @@ from anyjepa.engine.loading import Steps, batches, read_many
 class Marked:
     """Pictures whose every pixel is the number of the sample; some are damaged."""
 
-    source, description, labels, classes, problems = "marked", "marked pictures", None, None, []
+    source, description, labels, classes, problems, groups = "marked", "marked", None, None, [], None
 
     def __init__(self, count, damaged=()):
         self.count, self.damaged = count, frozenset(damaged)

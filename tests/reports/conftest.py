@@ -25,7 +25,7 @@ def full() -> Content:
     embeddings = torch.randn(40, 8, generator=generator)
     classes = [EVIL, '"><img src=x onerror=alert(2)>', "</style>"]
     labels = Labels(np.arange(40) % 3, classes)
-    thumbnails = [domain.picture(batch, index) for index in range(40)]
+    thumbnails = [domain.picture(batch, index, {}) for index in range(40)]
     looked = Looked(embeddings, thumbnails, [f"{EVIL}/{index}.png" for index in range(40)], labels)
     masks = MultiBlock((4, 4), 2, (0.15, 0.2), (0.75, 1.5), (0.85, 1.0))(4, generator)
     tokens = Tokens(torch.randn(4, 16, 8, generator=generator), torch.zeros(1, 16, 2))
@@ -42,9 +42,9 @@ def full() -> Content:
         curves=[line_chart("Loss", [Series(EVIL, steps, 1 / (1 + steps))])],
         small_curves=[line_chart("Learning rate", [Series("rate", steps, steps)])],
         spectrum=sections.spectrum([("this run", embeddings), ("untrained", embeddings + 1)]),
-        masks=sections.masks(domain, few, masks.context, masks.targets, 16, names),
+        masks=sections.masks(domain, {}, few, masks.context, masks.targets, 16, names),
         neighbours=sections.neighbours(looked, [0, 1]),
-        patches=sections.patches(domain, few, tokens, None, names),
+        patches=sections.patches(domain, {}, few, tokens, None, names),
         map=sections.embedding_map(looked, 0),
         tables=[Table(EVIL, [(EVIL, EVIL)])],
         skipped=23,
