@@ -30,7 +30,7 @@ class IJepa(Recipe):
     no labels, no pixels to reconstruct.
 
     The defaults are ViT-H/14 on 224 pixels as released; ``vit-b``, ``vit-l`` are the paper's smaller ones.
-    ``tiny`` is for trying things on a CPU with small photographs, ``tiny-grey`` for drawn digits and the like,
+    ``tiny`` is for trying things on a CPU with small photographs, ``tiny-grey`` for drawn digits and such,
     of which most patches are empty.
     The released code and the paper differ, and where they do the released behaviour is what gave the
     published numbers: smooth-L1 on layer-normalised targets (the paper writes squared distance,
