@@ -46,7 +46,7 @@ class Settings:
     """How a run is trained; nothing here changes what is learned, but for the seed and the length."""
 
     steps: int | None = None  # length of the training in updates, instead of the recipe's epochs
-    seed: int = 0  # of weights, order, crops and masks
+    seed: int | None = None  # of weights, order, crops and masks; 0 where not given
     device: str = "auto"  # auto, cpu, cuda or mps
     precision: str = "auto"  # auto (bf16 on GPUs, fp32 on CPUs) or one of Lightning Fabric's
     workers: int | None = None  # loader processes; as many as help where not given
@@ -86,11 +86,11 @@ def train(
         UserError: a mistake that the message explains.
     """
     settings = settings or Settings()
-    kind = name if isinstance(name, Recipe) else recipe(name).preset(preset, **fields)
-    path = Path(out or Path("runs") / kind.name)
+    asked = name if isinstance(name, Recipe) else recipe(name)
+    path = Path(out or Path("runs") / asked.name)
     if resume and (path / "config.yaml").exists():
         config = read_config(path)
-        kind = _same_recipe(kind, recipe_of(config), fields)
+        kind = _same_recipe(asked.name, recipe_of(config), fields)
         _same_length_and_seed(settings, config)
         samples = _open(kind, data if data is not None else config["data"]["source"], settings)
         if samples.fingerprint() != config["data"]["fingerprint"]:
@@ -100,14 +100,16 @@ def train(
     else:
         if (path / "config.yaml").exists():
             raise UserError(f"{path} already holds a run: go on with --resume, or choose another --out.")
+        kind = asked if isinstance(asked, Recipe) else asked.preset(preset, **fields)
         samples = _open(kind, data if data is not None else kind.example_data, settings)
         config = _new_config(kind, preset, samples, data, settings)
     return _Training(path, config, kind, samples, settings).run()
 
 
-def _same_recipe(asked: Recipe, stored: Recipe, fields: dict[str, Any]) -> Recipe:
-    if asked.name != stored.name:
-        raise UserError(f"this run was trained with {stored.name}, not {asked.name}: choose another --out.")
+def _same_recipe(asked: str, stored: Recipe, fields: dict[str, Any]) -> Recipe:
+    if asked != stored.name:
+        raise UserError(f"this run was trained with {stored.name}, not {asked}: choose another --out.")
+    stored.known(fields)
     for name, value in fields.items():
         if getattr(stored, name) != value:
             raise UserError(
@@ -118,12 +120,8 @@ def _same_recipe(asked: Recipe, stored: Recipe, fields: dict[str, Any]) -> Recip
 
 
 def _same_length_and_seed(settings: Settings, config: dict[str, Any]) -> None:
-    # what was not given on the command line has its default, which asks for nothing
-    for name, asked, default in [
-        ("steps", settings.steps, Settings.steps),
-        ("seed", settings.seed, Settings.seed),
-    ]:
-        if asked not in (default, config[name]):
+    for name, asked in [("steps", settings.steps), ("seed", settings.seed)]:
+        if asked not in (None, config[name]):
             raise UserError(
                 f"this run was started with {name} = {config[name]}, not {asked}: "
                 "leave it out with --resume, or choose another --out."
@@ -159,7 +157,7 @@ def _new_config(
         "recipe": kind.name,
         "preset": preset,
         "fields": recipe_fields(kind),
-        "seed": settings.seed,
+        "seed": settings.seed or 0,
         "steps": steps,
         "batch_size": batch_size,
         "data": {
@@ -168,7 +166,7 @@ def _new_config(
             "samples": len(samples),
             "fingerprint": samples.fingerprint(),
             "description": samples.description,
-            "facts": domains()[kind.domain].measure(samples, settings.seed),
+            "facts": domains()[kind.domain].measure(samples, settings.seed or 0),
         },
         "versions": {"anyjepa": anyjepa.__version__, "torch": str(torch.__version__)},
         "status": "training",
