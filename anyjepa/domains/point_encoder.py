@@ -71,7 +71,9 @@ class PointEncoder(nn.Module):
         self.tokenizer, self.positions, self.trunk = tokenizer, positions, trunk
         self.points, self.groups = points, groups
 
-    def sampled(self, points: Cloud, generator: Generator | None = None) -> Cloud:
+    def sampled(
+        self, points: Cloud, generator: Generator | None = None
+    ) -> Float[Tensor, "batch kept channels"]:
         """The points kept of each cloud, farthest from one another; all where there are no more.
 
         The first is random, or without a generator the outermost.

@@ -47,21 +47,21 @@ def _lathe(random: Random, count: int, corners: list[tuple[float, float]]) -> np
 
 
 def _cylinder(random: Random, count: int) -> np.ndarray:
-    return _lathe(random, count, [(0, -1), (0.6, -1), (0.6, 1), (0, 1)])
+    return _lathe(random, count, [(0.0, -1.0), (0.6, -1.0), (0.6, 1.0), (0.0, 1.0)])
 
 
 def _tube(random: Random, count: int) -> np.ndarray:
     inner = random.uniform(0.3, 0.45)
-    return _lathe(random, count, [(inner, -1), (0.6, -1), (0.6, 1), (inner, 1), (inner, -1)])
+    return _lathe(random, count, [(inner, -1.0), (0.6, -1.0), (0.6, 1.0), (inner, 1.0), (inner, -1.0)])
 
 
 def _cone(random: Random, count: int) -> np.ndarray:
-    return _lathe(random, count, [(0, -1), (0.8, -1), (0, 1)])
+    return _lathe(random, count, [(0.0, -1.0), (0.8, -1.0), (0.0, 1.0)])
 
 
 def _bottle(random: Random, count: int) -> np.ndarray:
     neck, shoulder = random.uniform(0.12, 0.3), random.uniform(0.0, 0.5)
-    corners = [(0, -1), (0.6, -1), (0.6, shoulder), (neck, shoulder + 0.3), (neck, 1), (0, 1)]
+    corners = [(0.0, -1.0), (0.6, -1.0), (0.6, shoulder), (neck, shoulder + 0.3), (neck, 1.0), (0.0, 1.0)]
     return _lathe(random, count, corners)
 
 
