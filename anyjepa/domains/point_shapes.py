@@ -15,10 +15,6 @@ EACH = {"train": 80, "test": 30}  # clouds of every class
 POINTS = (600, 1100)  # that a cloud has, before some are hidden
 
 
-def _circle(angle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return np.cos(angle), np.sin(angle)
-
-
 def _sphere(random: Random, count: int) -> np.ndarray:
     points = random.normal(size=(count, 3))
     return points / np.linalg.norm(points, axis=1, keepdims=True)
@@ -42,8 +38,8 @@ def _lathe(random: Random, count: int, corners: list[tuple[float, float]]) -> np
     flat = np.abs(second - first) < 1e-9
     share = np.where(flat, random.random(count), (inner - first) / np.where(flat, 1.0, second - first))
     radius, height = (profile[side] + share[:, None] * sides[side]).T
-    cosine, sine = _circle(random.uniform(0, 2 * np.pi, count))
-    return np.stack([radius * cosine, height, radius * sine], axis=1)
+    angle = random.uniform(0, 2 * np.pi, count)
+    return np.stack([radius * np.cos(angle), height, radius * np.sin(angle)], axis=1)
 
 
 def _cylinder(random: Random, count: int) -> np.ndarray:
@@ -124,10 +120,10 @@ def _scanned(random: Random, points: np.ndarray) -> np.ndarray:
     """Stretched, tilted a little, turned about y, partly hidden, noisy, with a few stray points."""
     points = points * random.uniform(0.5, 1.0, 3)
     tilt, turn = random.normal(0, 0.15), random.uniform(0, 2 * np.pi)
-    cosine, sine = _circle(np.array(tilt))
+    cosine, sine = np.cos(tilt), np.sin(tilt)
     x, y, z = points.T
     y, z = cosine * y - sine * z, sine * y + cosine * z
-    cosine, sine = _circle(np.array(turn))
+    cosine, sine = np.cos(turn), np.sin(turn)
     points = np.stack([cosine * x + sine * z, y, cosine * z - sine * x], axis=1)
     # what lies farthest along some direction is hidden from the sensor
     away = points @ _sphere(random, 1)[0]
