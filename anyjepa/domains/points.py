@@ -101,8 +101,9 @@ class Points(Domain):
         cells = ((places + 1) / 2 * CELLS).long().clamp(0, CELLS - 1)
         grid = _shares((cells * torch.tensor([CELLS**2, CELLS, 1], device=cells.device)).sum(2), CELLS**3)
         extra = points[..., 3:]
-        means = [extra.mean(dim=1), extra.std(dim=1, correction=0)]
-        return torch.cat([histogram, variances.clamp(min=0).sqrt(), grid, *means], dim=1)
+        mean = extra.mean(dim=1)
+        deviation = (extra - mean.unsqueeze(1)).square().mean(dim=1).sqrt()
+        return torch.cat([histogram, variances.clamp(min=0).sqrt(), grid, mean, deviation], dim=1)
 
     def noise(self, facts: dict, count: int) -> list[np.ndarray]:
         """Clouds (points, 3 + channels) float32 of independent normal numbers."""
