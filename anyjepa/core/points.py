@@ -87,7 +87,7 @@ def nearest_points(
 
 
 def gather_points(
-    points: Float[Tensor, "batch points width"], indices: Int[Tensor, batch * places]
+    points: Float[Tensor, "batch points width"], indices: Int[Tensor, "batch _ *any"]
 ) -> Tensor:
     """Rows of each cloud at `indices` (B, ...): (B, ..., width)."""
     return take(points, indices.flatten(1)).unflatten(1, indices.shape[1:])

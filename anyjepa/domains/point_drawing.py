@@ -63,7 +63,7 @@ def turnable_cloud(
         colours = torch.tensor([_hue(number) for number in range(patches)])
     paint, size = _painted(points, colours, up)
     kept = np.unique(np.linspace(0, len(points) - 1, min(len(points), DRAWN)).astype(int))
-    places = np.rint((_upright(points, up)[kept] + 1) / 2 * 65535).astype("<u2")
+    places = np.rint((_upright(points, up)[kept] + 1) / 2 * 65535).clip(0, 65535).astype("<u2")
     bytes_each = np.concatenate(
         [places.view(np.uint8), np.rint(255 * paint[kept]).astype(np.uint8), size[kept, None]], axis=1
     )
@@ -83,8 +83,10 @@ def _hue(number: int) -> tuple[float, float, float]:
 
 
 def _upright(points: Cloud, up: str) -> np.ndarray:
-    """(points, 3): to the right, up and towards the viewer, within the unit ball."""
+    """(points, 3): to the right, up and towards the viewer, nearly all within the unit ball."""
     places = normalised(points[None, :, :3].float())[0].numpy()[:, AXES[up]]
+    # a few far points would leave the rest too small to see: they are drawn at the edge
+    places = np.clip(places / max(float(np.quantile(np.linalg.norm(places, axis=1), 0.98)), 1e-9), -1, 1)
     # two axes changed places: one is turned round, or the cloud would be its mirror image
     return places * (np.array([1.0, 1.0, -1.0]) if up != "y" else 1.0)
 
@@ -109,7 +111,7 @@ def _painted(points: Cloud, colours: Tensor | None, up: str) -> tuple[np.ndarray
     given = colours.detach().cpu().float()
     paint = given[patch_of_points(points, len(given))[0]].numpy()
     bare = np.isnan(paint).any(axis=1)
-    faint = ~bare & (np.ptp(paint, axis=1) < 1e-3)
+    faint = np.logical_not(bare) & (paint.max(axis=1) - paint.min(axis=1) < 1e-3)
     paint = np.where(bare[:, None], PLAIN, np.clip(np.where(faint[:, None], 0.6 * paint, paint), 0, 1))
     return paint, np.where(faint, 9, 16).astype(np.uint8)
 
@@ -124,7 +126,7 @@ SCRIPT = """
   const paint = () => {
     const side = canvas.clientWidth || 160, dense = window.devicePixelRatio || 1;
     canvas.width = canvas.height = side * dense;
-    const pen = canvas.getContext("2d"), unit = side * dense / 2, dot = dense * Math.max(1, side / 130);
+    const pen = canvas.getContext("2d"), unit = side * dense / 2, dot = dense * Math.max(1, side / 95);
     const ct = Math.cos(turn), st = Math.sin(turn), cl = Math.cos(tilt), sl = Math.sin(tilt);
     const shown = points.map(p => {
       const x = ct * p[0] + st * p[2], z = ct * p[2] - st * p[0];

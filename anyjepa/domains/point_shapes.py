@@ -117,7 +117,7 @@ CLASSES = list(SHAPES)
 
 
 def _scanned(random: Random, points: np.ndarray) -> np.ndarray:
-    """Stretched, tilted a little, turned about y, partly hidden, noisy, with a few stray points."""
+    """Stretched, tilted a little, turned about y, partly hidden, noisy."""
     points = points * random.uniform(0.5, 1.0, 3)
     tilt, turn = random.normal(0, 0.15), random.uniform(0, 2 * np.pi)
     cosine, sine = np.cos(tilt), np.sin(tilt)
@@ -128,10 +128,7 @@ def _scanned(random: Random, points: np.ndarray) -> np.ndarray:
     # what lies farthest along some direction is hidden from the sensor
     away = points @ _sphere(random, 1)[0]
     points = points[away < np.quantile(away, random.uniform(0.7, 1.0))]
-    points = points + random.normal(0, random.uniform(0.01, 0.05), points.shape)
-    stray = random.integers(len(points), size=len(points) // 50)
-    points[stray] = random.uniform(-1, 1, (len(stray), 3))
-    return points
+    return points + random.normal(0, random.uniform(0.01, 0.04), points.shape)
 
 
 def synthetic_shapes(split: str | None) -> tuple[list[np.ndarray], np.ndarray]:

@@ -23,7 +23,7 @@ from anyjepa.core.positions import Mlp
 from anyjepa.core.sequence_masks import Runs, host_generator
 from anyjepa.core.targets import EmaTeacher
 from anyjepa.core.tokens import Tokens, take
-from anyjepa.core.transformer import Block, Predictor
+from anyjepa.core.transformer import Block, Predictor, initialise
 from anyjepa.domains.point_encoder import PointEncoder, Trunk
 from anyjepa.domains.point_patches import PointPatches
 from anyjepa.domains.points import resampled
@@ -69,9 +69,9 @@ class PointJepa(Recipe):
             "points": 512, "candidates": 512, "groups": 32, "neighbours": 16, "patch_widths": (32, 64),
             "width": 96, "depth": 4, "heads": 3, "predictor_width": 48, "predictor_depth": 2,
             "predictor_heads": 3, "position_width": 48, "dropout": 0.0, "attention_dropout": 0.0,
-            "drop_path": 0.0, "predictor_drop_path": 0.0, "momentum": (0.99, 1.0),
-            "epochs": 30.0, "warmup_epochs": 3.0, "batch_size": 32,
-            "start_learning_rate": 1e-5, "learning_rate": 1e-3,
+            "drop_path": 0.0, "predictor_drop_path": 0.0, "initial_std": 0.0, "momentum": (0.98, 1.0),
+            "epochs": 20.0, "warmup_epochs": 2.0, "batch_size": 32,
+            "start_learning_rate": 1e-5, "learning_rate": 1.5e-3,
         },
     }  # fmt: skip
 
@@ -98,6 +98,7 @@ class PointJepa(Recipe):
     predictor_width: int = 192  # of the predictor's tokens
     predictor_depth: int = 6  # blocks of the predictor
     predictor_heads: int = 6  # attention heads of the predictor
+    initial_std: float = 0.02  # of the weights; 0 for one over the square root of a layer's inputs
     dropout: float = 0.1  # share of activations dropped in training
     attention_dropout: float = 0.05  # share of attention weights dropped in training
     drop_path: float = 0.25  # chance that a branch of the encoder's last block is dropped; rises with depth
@@ -167,7 +168,7 @@ class PointJepa(Recipe):
         }
 
     def method(self, facts: dict[str, Any]) -> RunPrediction:
-        """Tokenizer, transformer, predictor, teacher and sampler, with PyTorch's own initial weights."""
+        """Tokenizer, transformer, predictor, teacher and sampler; the mask token starts at zero."""
         patches = PointPatches(
             self.neighbours,
             self.width,
@@ -176,7 +177,7 @@ class PointJepa(Recipe):
             facts["channel_std"],
             self.radius or None,
         )
-        options = {"dropout": self.dropout, "attention_dropout": self.attention_dropout}
+        options: dict[str, Any] = {"dropout": self.dropout, "attention_dropout": self.attention_dropout}
         rates = torch.linspace(0, self.drop_path, self.depth).tolist()
         blocks = nn.ModuleList(Block(self.width, self.heads, drop_path=rate, **options) for rate in rates)
         encoder = PointEncoder(
@@ -195,6 +196,9 @@ class PointJepa(Recipe):
             drop_path=self.predictor_drop_path,
             **options,
         )
+        for part in (encoder, predictor):
+            initialise(part, self.initial_std or None)
+        nn.init.zeros_(predictor.mask_token)
         return RunPrediction(encoder, predictor, self._sampler(), self._target_blocks(), self)
 
     def draw(self, samples: list[np.ndarray] | np.ndarray, uniforms: np.ndarray) -> Batch:
