@@ -10,11 +10,16 @@ from anyjepa.recipes import Recipe
 
 
 def build_optimiser(method: nn.Module) -> Optimizer:
-    """AdamW (betas 0.9 and 0.999, eps 1e-8) over what has gradients; biases and norms are never decayed."""
+    """AdamW (betas 0.9 and 0.999, eps 1e-8) over what has gradients.
+
+    Biases and norms are not decayed, unless the method says that everything is (`Method.decay_all`).
+    """
     parameters = [p for p in method.parameters() if p.requires_grad]
+    spared = [] if getattr(method, "decay_all", False) else [p for p in parameters if p.ndim <= 1]
+    kept = {id(p) for p in spared}
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "decayed": True},
-        {"params": [p for p in parameters if p.ndim <= 1], "decayed": False, "weight_decay": 0.0},
+        {"params": [p for p in parameters if id(p) not in kept], "decayed": True},
+        {"params": spared, "decayed": False, "weight_decay": 0.0},
     ]
     return AdamW(groups, lr=0.0, fused=True)
 
