@@ -215,7 +215,7 @@ def command_evaluate(words: Sequence[str]) -> int:
         "--test", help="labelled samples to test on (default: the source's own test part, or 20 %% of it)"
     )
     parser.add_argument(
-        "--probe", nargs="+", default=["linear"], help="linear, knn, or both (default linear)"
+        "--probe", nargs="+", default=["linear"], help="linear, knn, svm, or several (default linear)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the random split (default 0)")
     parser.add_argument(

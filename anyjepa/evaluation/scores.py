@@ -20,8 +20,9 @@ from anyjepa.engine.run import Run, load
 from anyjepa.evaluation.confidence import Interval, auc_interval, paired_difference_interval
 from anyjepa.evaluation.labelled import ProbeResult, held_out_groups
 from anyjepa.evaluation.probes import knn_probe, linear_probe
+from anyjepa.evaluation.svm import svm_probe
 
-PROBES = {"linear": linear_probe, "knn": knn_probe}
+PROBES = {"linear": linear_probe, "knn": knn_probe, "svm": svm_probe}
 TEST_FRACTION = 0.2
 KINDS = ("trained", "untrained", "raw")
 
@@ -53,7 +54,7 @@ def evaluate(
             own train and test part, another one is split at random, 80 to 20, stratified by class, and by
             whole groups (patients, recordings) where they are known.
         labels: file or column of labels, where the source does not carry them.
-        probe: ``linear``, ``knn``, or several.
+        probe: ``linear``, ``knn``, ``svm`` (classes only), or several.
         test: source of the test samples, where it is another one.
         allow_leak: let the same group (patient, recording) be on both sides of a split that the data makes.
         seed: of the random split. The untrained encoder has the weights the run began from.

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from anyjepa.core.errors import UserError
-from anyjepa.evaluation.probes import ProbeResult, _Labelled
+from anyjepa.evaluation.labelled import Labelled, ProbeResult
 
 PUBLISHED = 0.012  # C of Point-JEPA and of the papers it compares with
 MARGINS = (0.001, PUBLISHED, 0.1, 1.0, 10.0)
@@ -19,13 +19,15 @@ MARGINS = (0.001, PUBLISHED, 0.1, 1.0, 10.0)
 
 def svm_probe(
     train_features: Float[Tensor, "train dim"],
-    train_labels: Shaped[Tensor, " train_labels"],
+    train_labels: Shaped[Tensor, "train_labels ..."],
     test_features: Float[Tensor, "test test_dim"],
-    test_labels: Shaped[Tensor, " test_labels"],
+    test_labels: Shaped[Tensor, "test_labels ..."],
     *,
     margins: Sequence[float] = MARGINS,
     validation_fraction: float = 0.2,
     seed: int = 0,
+    train_groups: Int[Tensor, " train_groups"] | None = None,
+    test_groups: Int[Tensor, " test_groups"] | None = None,
 ) -> ProbeResult:
     """A support vector machine with a linear kernel, one against one (scikit-learn's SVC).
 
@@ -38,7 +40,9 @@ def svm_probe(
     """
     if not margins or min(margins) <= 0:
         raise UserError(f"C of the support vector machine must be above 0, not {tuple(margins)}.")
-    data = _Labelled.checked(train_features, train_labels, test_features, test_labels)
+    data = Labelled.checked(
+        train_features, train_labels, test_features, test_labels, train_groups, test_groups
+    )
     if data.classes is None:
         raise UserError("a support vector machine tells classes apart: use --probe linear for numbers.")
     chosen: dict[str, Any] = {"C": float(margins[0]), "standardised": False}
@@ -54,7 +58,7 @@ def svm_probe(
     return data.result("svm", found, chosen)
 
 
-def _choose(data: _Labelled, parts: tuple[Tensor, Tensor], margins: Sequence[float]) -> dict[str, Any]:
+def _choose(data: Labelled, parts: tuple[Tensor, Tensor], margins: Sequence[float]) -> dict[str, Any]:
     """The setting that predicts the held-out part best; of equally good ones the first."""
     features, labels = _array(data.train), data.train_labels.cpu().numpy()
     fit, held_out = (part.cpu().numpy() for part in parts)
