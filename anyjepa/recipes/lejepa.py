@@ -56,7 +56,8 @@ class InvariantViews(Method):
     ) -> None:
         super().__init__()
         self.encoder, self.projector, self.augment = encoder, projector, augment
-        self.regularise, self.weights, self.slices, self.design = regularise, weights, slices, design
+        self.regularise, self.weights, self.slices = regularise, weights, slices
+        self.design: Design = design
         self.width = [part.out_features for part in projector if isinstance(part, nn.Linear)][-1]
 
     @property
@@ -70,7 +71,7 @@ class InvariantViews(Method):
         return next(self.encoder.parameters()).dtype
 
     def losses(self, batch: Batch, context: Context) -> dict[str, Tensor]:
-        """``loss``, ``invariance``, ``sigreg``, ``embedding``; ``lambda_times_batch`` is SIGReg's pull a sample."""
+        """``loss``, ``invariance``, ``sigreg``, ``embedding``; ``lambda_times_batch``, SIGReg's pull."""
         # first, so that processes with parts of other sizes draw the same ones
         slices = directions(self.width, self.slices, context.generator, self._dtype, self.design)
         size = batch["image"].shape[0]
@@ -165,12 +166,12 @@ class LeJepa(Recipe):
             "final_learning_rate": 1e-3,
         },
         "tiny": {
-            "image_size": (16, 16), "local_size": (8, 8), "loaded_size": 16, "patch_size": 4, "width": 96,
-            "depth": 3, "heads": 3, "global_views": 2, "local_views": 2, "global_area": (0.5, 1.0),
-            "local_area": (0.2, 0.5), "flip": 0.0, "blur": 0.0, "drop_path": 0.0,
-            "projector": (256, 256), "projection": 32, "slices": 256, "regularisation": 0.05,
-            "epochs": 100.0, "warmup_epochs": 5.0, "batch_size": 256, "start_learning_rate": 2e-5,
-            "learning_rate": 2e-3, "final_learning_rate": 2e-6,
+            "image_size": (16, 16), "local_size": (8, 8), "loaded_size": 16, "patch_size": 4, "width": 64,
+            "depth": 2, "heads": 2, "drop_path": 0.0, "global_views": 2, "local_views": 2,
+            "global_area": (0.5, 1.0), "local_area": (0.2, 0.5), "flip": 0.0, "blur": 0.0,
+            "projector": (256, 256), "projection": 16, "slices": 256, "epochs": 60.0, "warmup_epochs": 3.0,
+            "batch_size": 128, "start_learning_rate": 2e-5, "learning_rate": 3e-3,
+            "final_learning_rate": 3e-6,
         },
     }  # fmt: skip
 
