@@ -89,34 +89,35 @@ def worst_direction(
     embeddings: Float[Tensor, "samples dim"],
     generator: Generator,
     statistic: Statistic = epps_pulley,
-    starts: int = 64,
-    steps: int = 20,
+    starts: int = 256,
+    steps: int = 50,
     rate: float = 0.1,
 ) -> tuple[Float[Tensor, " dim"], float]:
     """The direction least like a normal, by gradient ascent from random ones, and its statistic.
 
-    The mean over slices hides one bad direction among hundreds of good ones; this finds it.
+    The mean over slices hides one bad direction among hundreds of good ones; this finds it. Some direction of
+    any cloud looks odd, so compare the value with that of as many normal draws (`Normality.worst_of_chance`).
 
     Args:
         embeddings: of one view.
         generator: for the directions to begin from.
         statistic: to make large.
         starts: random directions to try.
-        steps: of ascent along the sphere, from the worst eight.
+        steps: of ascent along the sphere.
         rate: length of a step, on the sphere of radius 1.
     """
-    z = embeddings.detach().float()
-    tried = directions(z.shape[1], starts, generator, z.dtype)
-    with torch.enable_grad():
-        best = tried[:, per_slice(z, tried, statistic).topk(min(8, starts)).indices].clone()
+    with torch.inference_mode(False), torch.enable_grad():
+        # a copy, since embeddings made in inference mode cannot take part in a gradient
+        z = embeddings.detach().clone().float()
+        best = directions(z.shape[1], starts, generator, z.dtype)
         for _ in range(steps):
             best.requires_grad_()
             (slope,) = torch.autograd.grad(per_slice(z, best, statistic).sum(), best)
-            along = slope - best * (slope * best).sum(0)
+            along = slope - best.detach() * (slope * best.detach()).sum(0)
             best = functional.normalize(best.detach() + rate * functional.normalize(along, dim=0), dim=0)
-    values = per_slice(z, torch.cat([best, tried], dim=1), statistic)
+        values = per_slice(z, best, statistic)
     worst = int(values.argmax())
-    return torch.cat([best, tried], dim=1)[:, worst], float(values[worst])
+    return best[:, worst], float(values[worst])
 
 
 class Normality(NamedTuple):
@@ -124,6 +125,7 @@ class Normality(NamedTuple):
 
     A mean below `low` is more regular than chance; far above `high` the embeddings are not normal, and
     0.4 N is a single point. Neighbouring slices of one batch are not independent, so the band is a guide.
+    `worst_of_chance` is the worst slice found in the same way of normal draws of the same shape.
     """
 
     mean: float
@@ -131,6 +133,7 @@ class Normality(NamedTuple):
     low: float
     high: float
     worst: float
+    worst_of_chance: float
 
     @classmethod
     def of(
@@ -142,4 +145,6 @@ class Normality(NamedTuple):
         expected = expected_epps_pulley()
         # no more directions can be independent than there are dimensions
         width = 2 * DEVIATION / math.sqrt(min(slices, z.shape[1]))
-        return cls(mean, expected, expected - width, expected + width, worst_direction(z, generator)[1])
+        chance = torch.randn(z.shape, generator=generator, device=generator.device)
+        worst, usual = (worst_direction(cloud, generator)[1] for cloud in (z, chance))
+        return cls(mean, expected, expected - width, expected + width, worst, usual)

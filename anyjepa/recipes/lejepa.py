@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -16,7 +16,7 @@ from anyjepa.core.epps_pulley import QUADRATURES, epps_pulley
 from anyjepa.core.errors import UserError
 from anyjepa.core.method import Batch, Context, Method
 from anyjepa.core.normality import STATISTICS
-from anyjepa.core.sigreg import Design, directions, sigreg
+from anyjepa.core.sigreg import Design, Normality, directions, sigreg
 from anyjepa.core.tokens import Tokens
 from anyjepa.domains.image_backbones import (
     CONVOLUTIONAL,
@@ -77,10 +77,7 @@ class InvariantViews(Method):
         size = batch["image"].shape[0]
         features = torch.cat([self.encoder({"image": views}) for views in self._made(batch, context)])
         z = self.projector(features).unflatten(0, (-1, size))
-        z = z.float() if z.dtype in (torch.float16, torch.bfloat16) else z
-        centre = z[: self.augment[0].count].mean(0)
-        invariance = ((z - centre) ** 2).mean()
-        gaussian = self.regularise(z, slices)
+        invariance, gaussian = self.terms(z, slices)
         return {
             "loss": self.weights[0] * invariance + self.weights[1] * gaussian,
             "invariance": invariance,
@@ -88,6 +85,14 @@ class InvariantViews(Method):
             "lambda_times_batch": z.new_full((), self.weights[1] * size),
             "embedding": features[:size].detach(),
         }
+
+    def terms(
+        self, z: Float[Tensor, "views samples dim"], slices: Float[Tensor, "dim slices"]
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """Mean squared distance to the mean of the global views, which has a gradient too; and SIGReg."""
+        z = z.float() if z.dtype in (torch.float16, torch.bfloat16) else z
+        centre = z[: self.augment[0].count].mean(0)
+        return ((z - centre) ** 2).mean(), self.regularise(z, slices)
 
     def _made(self, batch: Batch, context: Context) -> list[Float[Tensor, "many channels height width"]]:
         """The views of each size, all samples of the first view, then of the second and so on."""
@@ -103,6 +108,15 @@ class InvariantViews(Method):
             views = in_dtype_of(augment(batch["image"], context.generator), batch["image"])
             found |= {f"{kind} {number}": {"image": view} for number, view in enumerate(views, 1)}
         return found
+
+    def health(self, batches: Iterable[Batch], context: Context) -> dict[str, float]:
+        """`Normality` of one global view's embeddings: the mean over slices, its band, the worst slice."""
+        found = []
+        for batch in batches:
+            view = self.augment[0].resized(1)(batch["image"], context.generator, dtype=self._dtype)[0]
+            found.append(self.projector(self.encoder({"image": view})))
+        figures = Normality.of(torch.cat(found), context.generator)
+        return {f"sigreg_{name}": value for name, value in figures._asdict().items()}
 
     def embed(self, batch: Batch) -> Float[Tensor, "batch dim"]:
         """The encoder's vector of the whole image, before the projector."""
