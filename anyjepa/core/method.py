@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -68,6 +68,14 @@ class Method(nn.Module):
     def views(self, batch: Batch, context: Context, count: int) -> Float[Tensor, "batch views dim"]:
         """Embeddings of `count` partial views of each sample, for measures that need views (LiDAR)."""
         raise NotImplementedError
+
+    def augmented(self, batch: Batch, context: Context) -> dict[str, Batch]:
+        """The views of one step by name, each a batch that its domain can draw; for methods without masks."""
+        raise NotImplementedError
+
+    def health(self, batches: Iterable[Batch], context: Context) -> dict[str, float]:
+        """Measures of this method alone, by name, over batches of samples; shown by ``anyjepa inspect``."""
+        return {}
 
     def after_step(self, context: Context) -> None:
         """What happens after the optimiser's step: the teacher moves here."""
