@@ -69,13 +69,15 @@ class Table(Domain):
                 one_hot = torch.nn.functional.one_hot(codes, len(column["counts"])).float()
                 features.append(one_hot * ~absent.unsqueeze(1))
             else:
-                features.append(((cells - column["mean"]) / (column["std"] or 1.0)).nan_to_num(0).unsqueeze(1))
+                features.append(
+                    ((cells - column["mean"]) / (column["std"] or 1.0)).nan_to_num(0).unsqueeze(1)
+                )
             if column["missing"]:
                 features.append(absent.float().unsqueeze(1))
         return torch.cat(features, dim=1)
 
     def noise(self, facts: dict, count: int) -> list[np.ndarray]:
-        """Rows of independent cells: numbers between the quantiles, codes and gaps as often as in training."""
+        """Rows of independent cells: numbers between the quantiles, codes and gaps as in training."""
         random = np.random.default_rng(0)
         cells = []
         for column in facts["columns"]:
@@ -121,7 +123,12 @@ def _statistics(column: Column, cells: np.ndarray) -> dict[str, Any]:
     knots, heights = _quantiles(known)
     low = float(known.min())
     figures = {"mean": known.mean(), "std": known.std(), "low": low, "range": known.max() - low}
-    return {**facts, **{name: float(value) for name, value in figures.items()}, "knots": knots, "heights": heights}
+    return {
+        **facts,
+        **{name: float(value) for name, value in figures.items()},
+        "knots": knots,
+        "heights": heights,
+    }
 
 
 def _quantiles(values: np.ndarray) -> tuple[list[float], list[float]]:

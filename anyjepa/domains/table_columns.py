@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as arrow
-import pyarrow.compute as compute
+from pyarrow import compute as arrow_compute
 
 from anyjepa.core.errors import UserError
 
 __all__ = ["KINDS", "Column", "categorical", "encode", "inferred", "stated", "typed"]
+
+compute: Any = arrow_compute  # its functions are made as it is imported: no checker knows them
 
 KINDS = ("numeric", "ordinal", "categorical", "boolean", "datetime")
 MISSING = ["", "?", "na", "n/a", "#n/a", "nan", "null", "none"]
@@ -96,8 +98,9 @@ def typed(values: Any) -> arrow.Array:
     if arrow.types.is_integer(kind):
         return compute.cast(values, arrow.int64() if kind != arrow.uint64() else arrow.float64(), safe=False)
     if arrow.types.is_date(kind) or arrow.types.is_timestamp(kind):
-        return compute.cast(compute.cast(values, arrow.timestamp("us", kind.tz if hasattr(kind, "tz") else None),
-                                         safe=False), arrow.timestamp("us"))  # fmt: skip
+        zone = getattr(kind, "tz", None)
+        moments = compute.cast(values, arrow.timestamp("us", zone), safe=False)
+        return compute.cast(moments, arrow.timestamp("us"))
     if arrow.types.is_duration(kind) or arrow.types.is_time(kind):
         return compute.cast(compute.cast(values, arrow.int64()), arrow.float64())
     if arrow.types.is_string(kind) or arrow.types.is_large_string(kind) or arrow.types.is_string_view(kind):
@@ -112,10 +115,8 @@ def _of_text(values: arrow.Array) -> arrow.Array:
     values, lowered = compute.if_else(absent, None, values), compute.if_else(absent, None, lowered)
     if _all_match(lowered, NUMBER) and not _any_match(values, CODE):
         return _whole(_numbers(values))
-    if values.null_count < len(values) and _all_in(lowered, [*TRUE, *FALSE]):
-        return compute.is_in(lowered, value_set=arrow.array(TRUE)).filter(lowered.is_valid()) if (
-            lowered.null_count == 0
-        ) else compute.if_else(lowered.is_valid(), compute.is_in(lowered, value_set=arrow.array(TRUE)), None)
+    if _all_in(lowered, {*TRUE, *FALSE}):
+        return compute.if_else(lowered.is_valid(), compute.is_in(lowered, value_set=arrow.array(TRUE)), None)
     if _all_match(values, DATE):
         return _moments(values)
     return values
@@ -131,10 +132,9 @@ def _any_match(values: arrow.Array, pattern: str) -> bool:
     return bool(compute.any(compute.match_substring_regex(values, pattern), skip_nulls=True).as_py())
 
 
-def _all_in(values: arrow.Array, words: Sequence[str]) -> bool:
-    return compute.unique(values.drop_null()).to_pylist().__len__() > 0 and set(
-        compute.unique(values.drop_null()).to_pylist()
-    ) <= set(words)
+def _all_in(values: arrow.Array, words: set[str]) -> bool:
+    found = set(compute.unique(values.drop_null()).to_pylist())
+    return bool(found) and found <= words
 
 
 def _numbers(values: arrow.Array) -> arrow.Array:

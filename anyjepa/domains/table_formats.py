@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as arrow
-import pyarrow.compute
-import pyarrow.csv
-import pyarrow.feather
-import pyarrow.parquet
+from pyarrow import csv as arrow_csv
+from pyarrow import feather, parquet
 
 from anyjepa.core.errors import BadSample, UserError
 from anyjepa.domains.sources import split_order
+from anyjepa.domains.table_columns import compute
 
 __all__ = ["SUFFIXES", "Sheet", "from_array", "numbered", "read_sheet"]
 
@@ -62,9 +61,9 @@ def read_sheet(path: Path, split: str | None = None) -> Sheet:
     suffix = path.suffix.lower()
     try:
         if suffix in (".parquet", ".pq"):
-            return Sheet(arrow.parquet.read_table(path))
+            return Sheet(parquet.read_table(path))
         if suffix in (".feather", ".arrow"):
-            return Sheet(arrow.feather.read_table(path))
+            return Sheet(feather.read_table(path))
         if suffix == ".arff":
             return _arff(path)
         if suffix == ".npy":
@@ -144,15 +143,15 @@ def _delimited(path: Path) -> Sheet:
         return "skip"
 
     names = _distinct(attributes or names)
-    table = arrow.csv.read_csv(
+    table = arrow_csv.read_csv(
         path,
-        read_options=arrow.csv.ReadOptions(
+        read_options=arrow_csv.ReadOptions(
             column_names=names, skip_rows=int(header), use_threads=False, encoding="utf-8"
         ),
-        parse_options=arrow.csv.ParseOptions(
+        parse_options=arrow_csv.ParseOptions(
             delimiter=delimiter, newlines_in_values=True, invalid_row_handler=damaged
         ),
-        convert_options=arrow.csv.ConvertOptions(
+        convert_options=arrow_csv.ConvertOptions(
             column_types={name: arrow.string() for name in names}, strings_can_be_null=False
         ),
     )
@@ -215,7 +214,7 @@ def _strip_full_stops(sheet: Sheet) -> None:
     """UCI's test files end their rows, and so their classes, with a full stop."""
     name = sheet.label
     assert name is not None
-    labels = arrow.compute.utf8_rtrim(arrow.compute.utf8_trim_whitespace(sheet.table[name]), ".")
+    labels = compute.utf8_rtrim(compute.utf8_trim_whitespace(sheet.table[name]), ".")
     sheet.table = sheet.table.set_column(sheet.table.column_names.index(name), name, labels)
 
 

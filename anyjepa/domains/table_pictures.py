@@ -50,12 +50,12 @@ def _colour(code: float, facts: dict[str, Any]) -> tuple[int, ...]:
         return tuple(round(70 + 160 * wave) for wave in waves)
     height = float(np.interp(code, facts["knots"], facts["heights"]))
     share = NormalDist().cdf(height)
-    return tuple(round(float(np.interp(share, [0, 0.5, 1], stops))) for stops in zip(LOW, MIDDLE, HIGH, strict=True))
+    return tuple(
+        round(float(np.interp(share, [0, 0.5, 1], stops))) for stops in zip(LOW, MIDDLE, HIGH, strict=True)
+    )
 
 
-def row_figure(
-    row: np.ndarray, columns: Sequence[dict[str, Any]], paint: np.ndarray | None = None
-) -> str:
+def row_figure(row: np.ndarray, columns: Sequence[dict[str, Any]], paint: np.ndarray | None = None) -> str:
     """HTML table: name, type and value of each column, tinted by `paint` (tokens, 3), NaN where untouched.
 
     There may be more tokens than columns: the first ones then are [REG]. Grey is a column that is not seen.
@@ -69,7 +69,8 @@ def row_figure(
     if len(columns) > SHOWN:
         lines.append(f"<tr><td colspan=3>and {len(columns) - SHOWN} more columns</td></tr>")
     head = "<tr>" + "".join(f"<th {CELL}>{word}</th>" for word in ("column", "type", "value")) + "</tr>"
-    return f'<table style="border-collapse:collapse;font-size:12px;text-align:left">{head}{"".join(lines)}</table>'
+    style = "border-collapse:collapse;font-size:12px;text-align:left"
+    return f'<table style="{style}">{head}{"".join(lines)}</table>'
 
 
 CELL = 'style="padding:1px 8px 1px 4px;font-weight:normal;opacity:.7"'

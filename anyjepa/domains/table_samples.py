@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as arrow
-import pyarrow.compute as compute
 
 from anyjepa.core.errors import BadSample, UserError, nearest
 from anyjepa.domains.label_files import labels_from_file
 from anyjepa.domains.sources import index_classes
-from anyjepa.domains.table_columns import KINDS, Column, encode, inferred, stated, typed
+from anyjepa.domains.table_columns import KINDS, Column, compute, encode, inferred, stated, typed
 from anyjepa.domains.table_formats import Sheet
 from anyjepa.domains.table_sources import read_table
 
@@ -53,7 +52,7 @@ class Layout:
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> Layout:
         """The layout that was measured."""
-        label = facts["label"] or {"name": None, "classes": None}
+        label: dict[str, Any] = facts["label"] or {"name": None, "classes": None}
         classes = None if label["classes"] is None else tuple(label["classes"])
         columns = tuple(Column.of(column) for column in facts["columns"])
         return cls(columns, dict(facts["left_out"]), facts["identity"], label["name"], classes)
@@ -78,7 +77,7 @@ class TableSamples:
     ) -> None:
         self.source, self.layout, self.array, self.identities = source, layout, array, identities
         self.labels, self.classes, self.problems = labels, classes, problems
-        self.groups = None
+        self.groups: np.ndarray | None = None
         self.description = f"{len(array):,} rows of {len(layout.columns)} columns in {words}"
         named = [f"'{name}' {why}" for name, why in layout.left_out.items()]
         if layout.label:
@@ -183,9 +182,7 @@ def _check_columns(layout: Layout, cells: dict[str, Any], label: str | None, sou
         )
 
 
-def _layout(
-    sheet: Sheet, cells: dict[str, Any], label: str | None, reading: Mapping[str, Any]
-) -> Layout:
+def _layout(sheet: Sheet, cells: dict[str, Any], label: str | None, reading: Mapping[str, Any]) -> Layout:
     types = {**sheet.kinds, **stated_types(reading.get("stated", ""))}
     target = label or _target(sheet, cells, reading.get("target", ""))
     for name in stated_types(reading.get("stated", "")):

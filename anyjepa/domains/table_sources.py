@@ -1,4 +1,4 @@
-"""From what a person gives to one table: files, folders, arrays, data frames, shipped and simulated tables."""
+"""From what a person gives to one table: files, folders, arrays, data frames, shipped tables."""
 
 from __future__ import annotations
 

@@ -30,6 +30,11 @@ class Scaling(nn.Module):
             heavy tails. What lies beyond the training rows is clipped by ``quantile`` only.
     """
 
+    knots: Tensor
+    heights: Tensor
+    shift: Tensor
+    scale: Tensor
+
     def __init__(self, columns: Sequence[dict[str, Any]], scaling: str) -> None:
         super().__init__()
         if scaling == "quantile":
@@ -102,7 +107,19 @@ class ColumnTokens(nn.Module):
         missing: what a missing cell becomes.
         type_embedding: add a learned vector for numbers and one for categories; none to [REG].
         index_embedding: add a learned vector a column.
+        bound: learned vectors start uniform in +-`bound`; one over the square root of the width (as
+            published) where None.
     """
+
+    numbers: Tensor
+    codes: Tensor
+    dates: Tensor
+    first: Tensor
+    sizes: Tensor
+    kinds: Tensor
+    order: Tensor
+    offsets: Tensor
+    coordinates: Tensor
 
     def __init__(
         self,
@@ -113,22 +130,24 @@ class ColumnTokens(nn.Module):
         missing: str = "token",
         type_embedding: bool = False,
         index_embedding: bool = False,
+        bound: float | None = None,
     ) -> None:
         super().__init__()
+        limit = bound or width**-0.5
         coded = [column["kind"] in ("categorical", "boolean") for column in columns]
         numbers = [number for number, is_code in enumerate(coded) if not is_code]
         codes = [number for number, is_code in enumerate(coded) if is_code]
         self.absent = missing == "absent"
-        self.weight = _uniform(len(numbers), width)
-        self.bias = _uniform(len(columns), width)
+        self.weight = _uniform(len(numbers), width, limit)
+        self.bias = nn.Parameter(torch.empty(len(columns), width).uniform_(-limit, limit))
         sizes = [len(columns[number]["categories"]) + 1 for number in codes]
-        self.categories = _uniform(sum(sizes), width)
+        self.categories = _uniform(sum(sizes), width, limit)
         dates = [place for place, number in enumerate(numbers) if columns[number]["kind"] == "datetime"]
-        self.waves = _uniform(len(dates) * 2 * len(PERIODS), width)
-        self.registers = _uniform(registers, width)
-        self.missing = None if self.absent else _uniform(len(columns), width)
-        self.types = _uniform(2, width) if type_embedding else None
-        self.indices = _uniform(len(columns), width) if index_embedding else None
+        self.waves = _uniform(len(dates) * 2 * len(PERIODS), width, limit)
+        self.registers = _uniform(registers, width, limit)
+        self.missing = None if self.absent else _uniform(len(columns), width, limit)
+        self.types = _uniform(2, width, limit) if type_embedding else None
+        self.indices = _uniform(len(columns), width, limit) if index_embedding else None
         self.scaling = Scaling([columns[number] for number in numbers], scaling) if numbers else None
         offsets = [columns[numbers[place]]["offset"] for place in dates]
         first = [sum(sizes[:place]) for place in range(len(sizes))]
@@ -202,9 +221,6 @@ class ColumnTokens(nn.Module):
         return added.index_copy(1, self.dates, torch.einsum("bdw,dwh->bdh", waves, weights))
 
 
-def _uniform(rows: int, width: int) -> nn.Parameter | None:
-    """(rows, width) uniform in +-1 / sqrt(width), as published; None for no rows."""
-    if rows == 0:
-        return None
-    bound = width**-0.5
-    return nn.Parameter(torch.empty(rows, width).uniform_(-bound, bound))
+def _uniform(rows: int, width: int, bound: float) -> nn.Parameter | None:
+    """(rows, width) uniform in +-bound; None for no rows."""
+    return nn.Parameter(torch.empty(rows, width).uniform_(-bound, bound)) if rows else None

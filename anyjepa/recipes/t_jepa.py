@@ -72,8 +72,8 @@ class TJepa(Recipe):
         "tiny": {
             "width": 32, "depth": 2, "heads": 4, "feedforward": 64, "dropout": 0.0,
             "predictor_width": 32, "predictor_depth": 2, "predictor_heads": 4, "predictor_feedforward": 64,
-            "predictor_dropout": 0.0, "context_share": (0.3, 0.7), "target_share": (0.2, 0.5),
-            "scaling": "quantile", "momentum": (0.99, 1.0), "initial_std": 0.0, "batch_size": 128,
+            "predictor_dropout": 0.0, "context_share": (0.3, 0.7), "target_share": (0.3, 0.5),
+            "scaling": "quantile", "momentum": (0.99, 1.0), "initial_token": 1.0, "batch_size": 128,
             "epochs": 60.0, "warmup_epochs": 4.0, "learning_rate": 2e-3,
         },
     }  # fmt: skip
@@ -101,6 +101,7 @@ class TJepa(Recipe):
     predictor_feedforward: int = 256  # hidden width of the predictor's perceptrons
     predictor_dropout: float = 0.00193  # of the predictor
     initial_std: float = 0.02  # of the weights; 0 for one over the square root of a layer's inputs
+    initial_token: float = 0.0  # tokens start uniform in +- this; 0 for one over the root of the width
     reg: Literal["none", "always", "maskable"] = "always"  # [REG]: absent, in every context, or maskable
     reg_tokens: int = 1  # number of [REG] tokens, where there are any
     type_embedding: bool = False  # add a learned vector for numbers and one for categories
@@ -112,7 +113,9 @@ class TJepa(Recipe):
     momentum: tuple[float, float] = (0.996, 1.0)  # of the teacher at the first and the last step
     teacher_dropout: bool = False  # leave dropout on in the teacher, as the released code does
     clamp_gradients: float = 1.0  # clamp each element of the encoder's gradient to this; 0 for no clamp
-    embedding: Literal["reg", "mean", "flat"] = "flat"  # [REG], the mean of all tokens, or all tokens in a row
+    embedding: Literal["reg", "mean", "flat"] = (
+        "flat"  # [REG], the mean of all tokens, or all tokens in a row
+    )
 
     def check(self) -> None:
         """Raise UserError for values that cannot work together."""
@@ -125,7 +128,9 @@ class TJepa(Recipe):
             if width % heads or width % 2:
                 raise UserError(f"--{part}width {width} must be even and divide into --{part}heads {heads}.")
         if self.reg_tokens < 1:
-            raise UserError(f"--reg-tokens must be 1 or more, not {self.reg_tokens}: use --reg none for none.")
+            raise UserError(
+                f"--reg-tokens must be 1 or more, not {self.reg_tokens}: use --reg none for none."
+            )
         if self.reg == "none" and self.embedding == "reg":
             raise UserError("--embedding reg needs a [REG] token: choose another --reg or --embedding.")
         for name in ("context_share", "target_share"):
@@ -150,7 +155,7 @@ class TJepa(Recipe):
             raise UserError(f"these masks cannot be drawn: {problem}.") from problem
         tokenizer = ColumnTokens(
             columns, self.width, registers, self.scaling, self.missing, self.type_embedding,
-            self.index_embedding,
+            self.index_embedding, self.initial_token or None,
         )  # fmt: skip
         options: dict[str, Any] = {"post_norm": True, "activation": nn.ReLU}
         encoder = Encoder(
