@@ -134,7 +134,7 @@ def _statistics(column: Column, cells: np.ndarray) -> dict[str, Any]:
 def _quantiles(values: np.ndarray) -> tuple[list[float], list[float]]:
     """Quantiles, without repeats, and the normal score of the middle rank of each: rising both."""
     ordered = np.sort(values)
-    knots = np.unique(np.quantile(ordered, np.linspace(0, 1, QUANTILES)))
+    knots = np.unique(np.quantile(ordered, np.linspace(0, 1, QUANTILES), method="inverted_cdf"))
     below = np.searchsorted(ordered, knots, "left")
     through = np.searchsorted(ordered, knots, "right")
     ranks = (below + through) / (2 * len(ordered))

@@ -192,7 +192,7 @@ def inferred(name: str, values: arrow.Array, levels: Sequence[str] = ()) -> Colu
         counts_up = numbers[-1] - numbers[0] == len(numbers) - 1
         if counts_up or re.search(r"(^|[_\W])(id|index|key|uuid)$|^unnamed|^$", name.lower()):
             return "differs in every row, as an id does"
-    if whole and len(numbers) <= ORDINAL_LEVELS:
+    if whole and len(numbers) <= min(ORDINAL_LEVELS, len(values) // 2):
         return Column(name, "ordinal", tuple(f"{number:.0f}" for number in numbers))
     return Column(name, "numeric", offset=_offset(values))
 

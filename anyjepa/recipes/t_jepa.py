@@ -159,7 +159,7 @@ class TJepa(Recipe):
         )  # fmt: skip
         options: dict[str, Any] = {"post_norm": True, "activation": nn.ReLU}
         encoder = Encoder(
-            tokenizer, SinCos(self.width, 1, temperature=100), self.width, self.depth, self.heads,
+            tokenizer, SinCos(self.width, 1, temperature=100.0), self.width, self.depth, self.heads,
             _expansion(self.feedforward, self.width), dropout=self.dropout,
             attention_dropout=self.dropout, **options,
         )  # fmt: skip
