@@ -5,10 +5,11 @@ to test; the whole tables are larger), T-JEPA is pre-trained on the training row
 model gets the same number of validation trials:
 
     t-jepa + mlp       a perceptron on the frozen tokens of the whole row
+    untrained + mlp    the same on the tokens of the encoder before training: what scaling and shape give
     raw + mlp          the same perceptron, the same trials, on one-hot and standardised columns
     t-jepa + linear    logistic or ridge regression on the tokens
     raw + linear       the same on raw columns
-    raw + boosting     histogram gradient boosting on raw columns, categories native, missing cells as they are
+    raw + boosting     histogram gradient boosting on raw columns, categories and missing cells native
 
 The setting that validates best is scored once on the test rows. Classification is scored by accuracy and area
 under the ROC curve, regression by RMSE in units of the training targets' standard deviation. The paper tunes
@@ -20,6 +21,7 @@ with the test rows as validation rows and leaves the raw heads less tuned (paper
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import tempfile
@@ -54,7 +56,7 @@ TABLES = {
     "higgs7k": ("tabular_higgs7k", "column_0"),
     "housing": ("tabular_housing", "median_house_value"),
 }
-MODELS = ("t-jepa + mlp", "raw + mlp", "t-jepa + linear", "raw + linear", "raw + boosting")
+MODELS = ("t-jepa + mlp", "untrained + mlp", "raw + mlp", "t-jepa + linear", "raw + linear", "raw + boosting")
 PATIENCE = 6
 
 
@@ -162,16 +164,17 @@ def linear(
 
 def boosting(
     train_part: tuple[np.ndarray, np.ndarray],
+    held_out: tuple[np.ndarray, np.ndarray],
     classes: int,
     seed: int,
     categorical: list[int],
     **settings: Any,
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """Histogram gradient boosting; it stops early on a tenth of the training rows."""
+    """Histogram gradient boosting, stopped by the held-out rows as the perceptron is."""
     kind: Any = HistGradientBoostingClassifier if classes else HistGradientBoostingRegressor
     model = kind(
         random_state=seed, early_stopping=True, max_iter=400, categorical_features=categorical, **settings
-    ).fit(*train_part)
+    ).fit(*train_part, X_val=held_out[0], y_val=held_out[1])
     return model.predict_proba if classes else model.predict
 
 
@@ -179,7 +182,7 @@ def tuned(
     name: str, parts: dict[str, Part], classes: int, seed: int, trials: int, categorical: list[int]
 ) -> dict[str, float]:
     """Test figures of the setting that validates best among `trials` of them."""
-    kind = "tokens" if name.startswith("t-jepa") else "cells" if "boosting" in name else "raw"
+    kind = "cells" if "boosting" in name else name.split(" + ")[0]
     fit, held, test = ((parts[side].features[kind], parts[side].labels) for side in ("train", "held", "test"))
     best: Score | None = None
     chosen: Callable[[np.ndarray], np.ndarray] | None = None
@@ -189,7 +192,7 @@ def tuned(
         elif "linear" in name:
             model = linear(fit, classes, **setting)
         else:
-            model = boosting(fit, classes, seed, categorical, **setting)
+            model = boosting(fit, held, classes, seed, categorical, **setting)
         reached = score(model(held[0]), held[1], classes)
         if best is None or reached.value > best.value:
             best, chosen = reached, model
@@ -226,9 +229,10 @@ def one(table: str, seed: int, options: argparse.Namespace, fields: dict[str, An
         train("t-jepa", frame, f"{out}/run", preset=options.preset, settings=settings,
               **{"target": target, **fields})  # fmt: skip
         run = load(f"{out}/run", "cpu")
+        untrained = run.untrained()
         ratio = run.metrics()[-1]["position_only_ratio"]
         seconds = time.perf_counter() - start
-        parts = {side: described(run, domain, whole, rows) for side, rows in sides.items()}
+        parts = {side: described(run, untrained, domain, whole, rows) for side, rows in sides.items()}
     classes = 0 if whole.classes is None else len(whole.classes)
     if not classes:
         mean, scale = parts["train"].labels.mean(), parts["train"].labels.std()
@@ -256,22 +260,21 @@ class Whole:
 def whole_table(source: str, target: str) -> Whole:
     """The whole table as Arrow, with its labels."""
     sheets = [read_table(source)[0].table]
-    try:
+    with contextlib.suppress(NoSplit):
         sheets.append(read_table(source, "test")[0].table)
-    except NoSplit:
-        pass
     frame = pyarrow.concat_tables(sheets)
     samples = domains()["table"].open(frame, reading={"target": target})
     assert samples.labels is not None and len(samples) == frame.num_rows
     return Whole(frame, samples.labels, samples.classes)
 
 
-def described(run: Any, domain: Any, whole: Whole, rows: np.ndarray) -> Part:
+def described(run: Any, untrained: Any, domain: Any, whole: Whole, rows: np.ndarray) -> Part:
     """Tokens, raw features and plain cells of some rows, encoded as the run was trained."""
     samples = run.open(whole.frame.take(rows))
     batch = run.recipe.present(samples.array)
     features = {
-        "tokens": run.embed(samples).numpy(),
+        "t-jepa": run.embed(samples).numpy(),
+        "untrained": untrained.embed(samples).numpy(),
         "raw": domain.raw(batch, run.facts).numpy(),
         "cells": samples.array,
     }
@@ -289,11 +292,9 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             for name in MODELS:
                 entry[name] = interval([row[name][metric] for row in mine])
             sign = -1 if metric == "rmse" else 1
-            for gain, other in [
-                ("gain of mlp over raw", "raw + mlp"),
-                ("gain of mlp over boosting", "raw + boosting"),
-            ]:
-                entry[gain] = interval([sign * (row[MODELS[0]][metric] - row[other][metric]) for row in mine])
+            for other in ("untrained + mlp", "raw + mlp", "raw + boosting"):
+                gains = [sign * (row[MODELS[0]][metric] - row[other][metric]) for row in mine]
+                entry[f"gain over {other}"] = interval(gains)
             found.append(entry)
     return found
 
@@ -304,17 +305,20 @@ def interval(values: list[float]) -> list[float]:
 
 
 def show(entries: list[dict[str, Any]]) -> None:
-    """A table with one row a table and metric."""
-    names = [name for name in entries[0] if name not in ("table", "metric", "seeds")]
-    grid = Table("table", "metric", *names)
+    """For each table and metric one row a model, with its interval and what t-jepa + mlp gains over it."""
+    grid = Table("table", "metric", "model", "mean over seeds", "t-jepa + mlp gains")
     for entry in entries:
-        cells = [
-            f"{entry[name][0]:.3f}"
-            + (f"\n{entry[name][1]:.3f} to {entry[name][2]:.3f}" if entry["seeds"] > 1 else "")
-            for name in names
-        ]
-        grid.add_row(entry["table"], entry["metric"], *cells)
+        for name in MODELS:
+            gain = entry.get(f"gain over {name}")
+            grid.add_row(entry["table"], entry["metric"], name, written(entry[name]), written(gain or []))
     Console(soft_wrap=True).print(grid)
+
+
+def written(values: list[float]) -> str:
+    """A mean with its interval, where it has one."""
+    if len(values) < 3:
+        return "".join(f"{value:.3f}" for value in values)
+    return f"{values[0]:.3f} ({values[1]:.3f} to {values[2]:.3f})"
 
 
 def main() -> None:
