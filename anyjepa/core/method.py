@@ -84,6 +84,10 @@ class Method(nn.Module):
         """What the method itself changes as training goes, to be logged."""
         return {}
 
+    def cautions(self, steps: int) -> list[str]:
+        """What speaks against training this for `steps` steps, in words, said before it begins."""
+        return []
+
     def forward(self, batch: Batch, context: Context) -> dict[str, Tensor]:
         """`losses`, called as a module: parallel wrappers synchronise gradients of what goes through here.
 

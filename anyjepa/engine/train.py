@@ -22,7 +22,7 @@ from anyjepa.core.errors import BadSample, UserError
 from anyjepa.core.health import Shape
 from anyjepa.core.method import Context, Method
 from anyjepa.core.transformer import Encoder, Predictor
-from anyjepa.domains import Samples, domains
+from anyjepa.domains import Frame, Samples, domains
 from anyjepa.engine.checkpoint import newest_checkpoint, restore, save_checkpoint
 from anyjepa.engine.files import append_line, explained, read_lines, write_whole
 from anyjepa.engine.journal import Journal
@@ -32,6 +32,7 @@ from anyjepa.engine.randomness import step_generator
 from anyjepa.engine.run import (
     build_method,
     choose_device,
+    open_source,
     read_config,
     recipe_fields,
     recipe_of,
@@ -59,7 +60,7 @@ class Settings:
 
 def train(
     name: str | Recipe,
-    data: str | np.ndarray | None = None,
+    data: str | np.ndarray | Frame | None = None,
     out: str | Path | None = None,
     *,
     preset: str = "tiny",
@@ -128,10 +129,10 @@ def _same_length_and_seed(settings: Settings, config: dict[str, Any]) -> None:
             )
 
 
-def _open(kind: Recipe, data: str | np.ndarray | None, settings: Settings) -> Samples:
+def _open(kind: Recipe, data: str | np.ndarray | Frame | None, settings: Settings) -> Samples:
     if data is None:
         raise UserError("this run was trained on an array in memory; give the same data again.")
-    samples = domains()[kind.domain].open(data, reading=kind.reading())
+    samples = open_source(domains()[kind.domain], data, reading=kind.reading())
     total = len(samples) + len(samples.problems)
     _limit(samples.problems, total, settings.max_bad_fraction)
     if len(samples) == 0:
@@ -149,7 +150,7 @@ def _limit(problems: list[BadSample], total: int, fraction: float) -> None:
 
 
 def _new_config(
-    kind: Recipe, preset: str, samples: Samples, data: str | np.ndarray | None, settings: Settings
+    kind: Recipe, preset: str, samples: Samples, data: str | np.ndarray | Frame | None, settings: Settings
 ) -> dict[str, Any]:
     batch_size = min(kind.batch_size, len(samples))
     steps = settings.steps or max(1, round(kind.epochs * (len(samples) // batch_size)))
@@ -161,7 +162,7 @@ def _new_config(
         "steps": steps,
         "batch_size": batch_size,
         "data": {
-            "source": None if isinstance(data, np.ndarray) else samples.source,
+            "source": samples.source if data is None or isinstance(data, str) else None,
             "kind": kind.domain,
             "samples": len(samples),
             "fingerprint": samples.fingerprint(),
@@ -220,6 +221,8 @@ class _Training:
             f"{self.recipe.name} on {data['description']}: {verb} {self.steps} steps of "
             f"{self.config['batch_size']}, an encoder of {count:,} parameters, into {self.path}"
         )
+        for caution in self.method.cautions(self.steps):
+            self.journal.say(caution, style="yellow")
         self._name_damaged(self.samples.problems)
 
     def run(self) -> dict[str, Any]:
