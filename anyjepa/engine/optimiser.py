@@ -9,14 +9,23 @@ from anyjepa.core.schedules import cosine, warmup_cosine
 from anyjepa.recipes import Recipe
 
 
-def build_optimiser(method: nn.Module) -> Optimizer:
-    """AdamW (betas 0.9 and 0.999, eps 1e-8) over what has gradients; biases and norms are never decayed."""
+def build_optimiser(method: nn.Module, recipe: Recipe | None = None) -> Optimizer:
+    """AdamW over what has gradients; biases and norms are never decayed.
+
+    With a recipe that says ``decay_tokens false`` only the weights of linear and convolutional layers are;
+    mask tokens, registers and learned tables are not. Without a recipe: betas 0.9 and 0.999, eps 1e-8.
+    """
     parameters = [p for p in method.parameters() if p.requires_grad]
+    layers = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    weights = {id(part.weight) for part in method.modules() if isinstance(part, layers)}
+    every = recipe is None or recipe.decay_tokens
+    decayed = {id(p) for p in parameters if p.ndim > 1 and (every or id(p) in weights)}
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "decayed": True},
-        {"params": [p for p in parameters if p.ndim <= 1], "decayed": False, "weight_decay": 0.0},
+        {"params": [p for p in parameters if id(p) in decayed], "decayed": True},
+        {"params": [p for p in parameters if id(p) not in decayed], "decayed": False, "weight_decay": 0.0},
     ]
-    return AdamW(groups, lr=0.0, fused=True)
+    options = {} if recipe is None else {"betas": recipe.betas, "eps": recipe.epsilon}
+    return AdamW(groups, lr=0.0, fused=True, **options)
 
 
 def schedule(recipe: Recipe, step: int, steps: int) -> dict[str, float]:
