@@ -1,4 +1,4 @@
-"""Leads of an ECG: their names in all spellings, and limb leads out of one another (Einthoven, Goldberger)."""
+"""Leads of an ECG: their names in all spellings; limb leads out of one another (Einthoven, Goldberger)."""
 
 from __future__ import annotations
 

@@ -88,9 +88,11 @@ def resampled(signals: np.ndarray, stored: float, wanted: float) -> np.ndarray:
     ratio = _ratio((stored, wanted))
     if ratio == 1:
         return signals
-    return require("scipy.signal", "ecg").resample_poly(
-        signals, ratio.numerator, ratio.denominator, axis=1, padtype="line"
-    )
+    resample = require("scipy.signal", "ecg").resample_poly
+    first, slope = signals[:, :1], (signals[:, -1:] - signals[:, :1]) / max(1, signals.shape[1] - 1)
+    level = signals - first - slope * np.arange(signals.shape[1])
+    made = resample(level, ratio.numerator, ratio.denominator, axis=1)
+    return made + first + slope * np.arange(made.shape[1]) / float(ratio)
 
 
 class EcgSamples:
