@@ -19,7 +19,7 @@ def smallest(name):
     """The tiny preset of a recipe, its example data and the facts of these."""
     kind = recipe(name).preset("tiny", batch_size=BATCH)
     domain = domains()[kind.domain]
-    samples = domain.open(kind.example_data)
+    samples = domain.open(kind.example_data, reading=kind.reading())
     return kind, samples, domain.measure(samples, SEED)
 
 
@@ -27,7 +27,7 @@ def golden_losses(name):
     """The loss of each of the first steps in double precision."""
     kind, samples, facts = smallest(name)
     method = build_method(kind, facts, SEED).double()
-    optimiser, loader, losses = build_optimiser(method), Steps(samples, kind, BATCH, SEED, STEPS), []
+    optimiser, loader, losses = build_optimiser(method, kind), Steps(samples, kind, BATCH, SEED, STEPS), []
     for step in range(1, STEPS + 1):
         context = Context(step, STEPS, step_generator(SEED, step))
         apply(optimiser, schedule(kind, step, STEPS))

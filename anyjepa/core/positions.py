@@ -19,8 +19,8 @@ class SinCos(nn.Module):
     """Fixed sines and cosines of each axis, concatenated (I-JEPA; Vaswani et al. 2017, section 3.5).
 
     The width is shared out evenly over the axes; within an axis of width d all d/2 sines come first, then
-    all cosines, at frequencies ``temperature ** (-i / (d/2))``. Width that does not divide is left zero at
-    the end.
+    all cosines, at frequencies ``temperature ** (-i / (d/2))``; where they are interleaved each sine is
+    followed by its own cosine. Width that does not divide is left zero at the end.
 
     Args:
         width: of the vectors.
@@ -28,16 +28,22 @@ class SinCos(nn.Module):
         temperature: the longest wavelength is 2 pi times this, in units of the coordinate.
         order: which axis fills the first part of the vector, which the second, and so on; as they come
             where not given.
+        interleaved: sine, cosine, sine, cosine ... instead of all sines first.
 
     Raises:
         ValueError: the width is too small to give every axis one sine and one cosine.
     """
 
     def __init__(
-        self, width: int, axes: int, temperature: float = 10_000.0, order: Sequence[int] | None = None
+        self,
+        width: int,
+        axes: int,
+        temperature: float = 10_000.0,
+        order: Sequence[int] | None = None,
+        interleaved: bool = False,
     ) -> None:
         super().__init__()
-        self.width, self.axes, self.temperature = width, axes, temperature
+        self.width, self.axes, self.temperature, self.interleaved = width, axes, temperature, interleaved
         self.order = list(range(axes) if order is None else order)
         self.pairs = width // (2 * axes)
         if self.pairs == 0:
@@ -48,7 +54,11 @@ class SinCos(nn.Module):
         # float64, so that a table of any length agrees with one computed on another device or in numpy
         steps = torch.arange(self.pairs, device=coordinates.device, dtype=torch.float64) / self.pairs
         angles = coordinates[..., self.order].double().unsqueeze(-1) * self.temperature**-steps
-        waves = torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(-2)
+        sines, cosines = angles.sin(), angles.cos()
+        if self.interleaved:
+            waves = torch.stack([sines, cosines], dim=-1).flatten(-3)
+        else:
+            waves = torch.cat([sines, cosines], dim=-1).flatten(-2)
         return nn.functional.pad(waves, (0, self.width - waves.shape[-1])).float()
 
 

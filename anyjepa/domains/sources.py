@@ -15,6 +15,7 @@ from anyjepa.core.errors import UserError, nearest
 __all__ = [
     "NoSplit",
     "as_labels",
+    "as_many_labels",
     "existing",
     "index_classes",
     "is_split",
@@ -171,3 +172,19 @@ def as_labels(values: Sequence[str | None]) -> tuple[np.ndarray, list[str] | Non
     return index_classes(
         [None if number is None or (number == -1 and not signs) else str(int(number)) for number in numbers]
     )
+
+
+def as_many_labels(values: Sequence[Sequence[str] | None]) -> tuple[np.ndarray, list[str]]:
+    """Several labels a sample, in words: (n, classes) int8 and the classes, ordered as by `index_classes`.
+
+    1 for each class that a sample names, 0 for the others; a sample that is None is -1 throughout (unknown).
+    """
+    _, classes = index_classes([name for names in values for name in names or ()])
+    index = {name: position for position, name in enumerate(classes)}
+    table = np.zeros((len(values), len(classes)), np.int8)
+    for row, names in enumerate(values):
+        if names is None:
+            table[row] = -1
+        else:
+            table[row, [index[name] for name in names]] = 1
+    return table, classes

@@ -9,19 +9,24 @@ from anyjepa.core.schedules import cosine, warmup_cosine
 from anyjepa.recipes import Recipe
 
 
-def build_optimiser(method: nn.Module) -> Optimizer:
-    """AdamW (betas 0.9 and 0.999, eps 1e-8) over what has gradients.
+def build_optimiser(method: nn.Module, recipe: Recipe | None = None) -> Optimizer:
+    """AdamW over what has gradients, with the recipe's betas, epsilon and choice of what is decayed.
 
-    Biases and norms are not decayed, unless the method says that everything is (`Method.decay_all`).
+    Without a recipe: betas 0.9 and 0.999, eps 1e-8, biases and norms spared.
     """
     parameters = [p for p in method.parameters() if p.requires_grad]
-    spared = [] if getattr(method, "decay_all", False) else [p for p in parameters if p.ndim <= 1]
-    kept = {id(p) for p in spared}
+    layers = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    decayed = {
+        "all": {id(p) for p in parameters},
+        "matrices": {id(p) for p in parameters if p.ndim > 1},
+        "layers": {id(part.weight) for part in method.modules() if isinstance(part, layers)},
+    }["matrices" if recipe is None else recipe.decay]
     groups = [
-        {"params": [p for p in parameters if id(p) not in kept], "decayed": True},
-        {"params": spared, "decayed": False, "weight_decay": 0.0},
+        {"params": [p for p in parameters if id(p) in decayed], "decayed": True},
+        {"params": [p for p in parameters if id(p) not in decayed], "decayed": False, "weight_decay": 0.0},
     ]
-    return AdamW(groups, lr=0.0, fused=True)
+    options = {} if recipe is None else {"betas": recipe.betas, "eps": recipe.epsilon}
+    return AdamW(groups, lr=0.0, fused=True, **options)
 
 
 def schedule(recipe: Recipe, step: int, steps: int) -> dict[str, float]:

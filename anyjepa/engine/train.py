@@ -192,7 +192,7 @@ class _Training:
             precision = "bf16-mixed" if device.type == "cuda" else "32-true"
         self.fabric = Fabric(accelerator=device.type, devices=1, precision=precision)
         self.method = build_method(kind, config["data"]["facts"], config["seed"]).to(device)
-        self.optimiser = build_optimiser(self.method)
+        self.optimiser = build_optimiser(self.method, kind)
         checkpoint, complaints = newest_checkpoint(path / "checkpoints")
         if checkpoint:
             restore(checkpoint, self.method, self.optimiser)

@@ -1,0 +1,152 @@
+"""ECGs: read from WFDB, EDF and arrays, measured in millivolts, drawn on millimetre paper."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from anyjepa.core.errors import BadSample, UserError
+from anyjepa.domains import Domain, Samples
+from anyjepa.domains.ecg_paper import drawn, painted
+from anyjepa.domains.ecg_samples import EcgSamples
+from anyjepa.domains.ecg_sources import open_ecg
+
+__all__ = ["Ecg"]
+
+MEASURED = 2000
+RAW_POINTS = 256  # of each lead in the raw baseline
+HIGHEST = 40.0  # Hz; what a monitor's filter lets through
+BAND = 1.0  # Hz
+LONGEST_LAG = 2.0  # seconds: an interval of 30 beats a minute
+ENVELOPE_RATE = 50.0  # Hz
+
+
+class Ecg(Domain):
+    """ECGs of any leads and rate. A batch is {"ecg": (n, leads, time) millivolts, "recorded": (n, leads)}."""
+
+    name = "ecg"
+
+    def open(
+        self,
+        source: str | np.ndarray,
+        labels: str | None = None,
+        split: str | None = None,
+        reading: Mapping[str, Any] | None = None,
+    ) -> Samples:
+        """Open a source of ECGs; see :func:`anyjepa.domains.ecg_sources.open_ecg`."""
+        return open_ecg(source, labels, split, reading)
+
+    def measure(self, samples: Samples, seed: int = 0) -> dict:
+        """Leads, rate, length of a crop, and mean and standard deviation of each lead in millivolts.
+
+        Over at most 2,000 samples drawn with ``seed``, where a lead was recorded; damaged ones are passed
+        over.
+        Raises UserError if all are.
+        """
+        assert isinstance(samples, EcgSamples)
+        chosen = np.arange(len(samples))
+        if len(samples) > MEASURED:
+            chosen = np.sort(np.random.default_rng(seed).choice(len(samples), MEASURED, replace=False))
+        count, sums, squares = (np.zeros(len(samples.leads)) for _ in range(3))
+        for index in chosen:
+            try:
+                signals = samples.read(int(index)).astype(np.float64)
+            except BadSample:
+                continue
+            recorded = ~np.isnan(signals[:, 0])
+            count += recorded * signals.shape[1]
+            sums += np.where(recorded, signals.sum(axis=1), 0)
+            squares += np.where(recorded, (signals**2).sum(axis=1), 0)
+        if not count.any():
+            raise UserError(f"{samples.source} holds no readable ECG: give records that open.")
+        mean = sums / np.maximum(count, 1)
+        deviation = np.sqrt(np.maximum(squares / np.maximum(count, 1) - mean**2, 0))
+        shortest = min(samples.points(index) for index in range(len(samples)))
+        asked = samples.reading.get("seconds")
+        points = min(shortest, round(asked * samples.rate)) if asked else shortest
+        multiple = int(samples.reading.get("patch_size", 1))
+        return {
+            "leads": list(samples.leads),
+            "rate": samples.rate,
+            "points": points // multiple * multiple,
+            "mean": mean.tolist(),
+            "std": deviation.tolist(),
+        }
+
+    def raw(self, batch: dict[str, Tensor], facts: dict) -> Float[Tensor, "n features"]:
+        """What the signals say without learning: waveform, spectrum and rhythm, for the length of a crop.
+
+        Each lead averaged down to at most 256 points; the logarithm of each lead's power in bands of 1 Hz up
+        to 40 Hz; and the autocorrelation, at lags up to two seconds, of how steeply all leads move, which
+        peaks at the interval of the beats and is flat where they are irregular. Features that a classical
+        programme would begin with, each standardised by the probe.
+        """
+        ecg = batch["ecg"][..., : facts["points"]].float() * batch["recorded"].unsqueeze(-1)
+        ecg = functional.pad(ecg, (0, facts["points"] - ecg.shape[-1]))
+        points = min(RAW_POINTS, ecg.shape[-1])
+        waveform = functional.adaptive_avg_pool1d(ecg, points).flatten(1)
+        return torch.cat(
+            [waveform, _bands(ecg, facts["rate"]).flatten(1), _rhythm(ecg, facts["rate"])], dim=1
+        )
+
+    def noise(self, facts: dict, count: int) -> list[np.ndarray]:
+        """ECGs (leads, time) float32 of independent normal samples."""
+        random = np.random.default_rng(0)
+        mean, std = (np.array(facts[key])[:, None] for key in ("mean", "std"))
+        shape = (len(facts["leads"]), facts["points"])
+        return [(mean + std * random.standard_normal(shape)).astype(np.float32) for _ in range(count)]
+
+    def picture(
+        self, batch: dict[str, Tensor], index: int, facts: dict, colours: Tensor | None = None
+    ) -> np.ndarray:
+        """(h, w, 3) uint8: up to three leads (II, V1, V5 first) on pink paper, few seconds of them."""
+        return painted(*_one(batch, index, facts), _plain(colours))
+
+    def figure(
+        self, batch: dict[str, Tensor], index: int, facts: dict, colours: Tensor | None = None
+    ) -> str | None:
+        """The ECG on paper at 25 mm/s and 10 mm/mV; colours (tokens, 3) shade stretches of time."""
+        return drawn(*_one(batch, index, facts), _plain(colours))
+
+
+def _one(
+    batch: dict[str, Tensor], index: int, facts: dict
+) -> tuple[np.ndarray, np.ndarray, list[str], float]:
+    """Signals (leads, time) for the length of a crop, what was recorded, the leads' names and the rate."""
+    points = min(facts["points"], int(batch["length"][index])) if "length" in batch else facts["points"]
+    signals = batch["ecg"][index, :, :points].detach().float().cpu().numpy()
+    return signals, batch["recorded"][index].cpu().numpy(), facts["leads"], facts["rate"]
+
+
+def _plain(colours: Tensor | None) -> np.ndarray | None:
+    return None if colours is None else colours.detach().float().cpu().numpy()
+
+
+def _bands(ecg: Float[Tensor, "n leads time"], rate: float) -> Float[Tensor, "n leads bands"]:
+    """log(1 + power) in bands of 1 Hz up to 40 Hz or half the rate, power in (10 microvolts)^2 / Hz."""
+    points = ecg.shape[-1]
+    tapered = (ecg - ecg.mean(-1, keepdim=True)) * torch.hann_window(points, device=ecg.device)
+    power = torch.fft.rfft(tapered).abs() ** 2 / (points * rate)
+    bands = max(1, int(min(HIGHEST, rate / 2) / BAND))
+    spectrum = power[..., : max(bands, round(bands * BAND * points / rate))]
+    return functional.adaptive_avg_pool1d(spectrum, bands).mul(1e4).log1p()
+
+
+def _rhythm(ecg: Float[Tensor, "n leads time"], rate: float) -> Float[Tensor, "n lags"]:
+    """Autocorrelation of the steepness of all leads, from a lag of a quarter of a second to two seconds."""
+    steep = ecg.diff(dim=-1).abs().mean(1, keepdim=True)
+    points = max(2, int(steep.shape[-1] * ENVELOPE_RATE / rate)) if rate > ENVELOPE_RATE else steep.shape[-1]
+    envelope = functional.adaptive_avg_pool1d(steep, points)[:, 0]
+    step = min(rate, ENVELOPE_RATE)
+    envelope = envelope - envelope.mean(-1, keepdim=True)
+    spectrum = torch.fft.rfft(envelope, n=2 * points).abs() ** 2
+    correlation = torch.fft.irfft(spectrum, n=2 * points)[:, :points]
+    correlation = correlation / correlation[:, :1].clamp(min=1e-12)
+    first, last = int(0.25 * step), int(LONGEST_LAG * step)
+    return correlation[:, min(first, points - 1) : min(last, points)]
