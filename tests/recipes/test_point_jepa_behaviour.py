@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 import anyjepa
 from anyjepa.engine.files import read_lines
@@ -21,14 +22,12 @@ def trained(folder, data, steps, seed=0, preset="tiny", **fields):
 
 
 def scores(run, data):
-    """Accuracy of the support vector machine at C = 0.012 on trained and untrained embeddings."""
+    """Accuracy of the support vector machine on trained and untrained embeddings, each with its own C."""
     train, test = run.open(data), run.domain.open(data, split="test", reading=run.reading())
     found = []
     for encoder in (run, run.untrained()):
         vectors = [encoder.embed(part) for part in (train, test)]
         labels = [np.asarray(part.labels) for part in (train, test)]
-        import torch
-
         pairs = [x for v, y in zip(vectors, labels, strict=True) for x in (v, torch.from_numpy(y))]
         found.append(svm_probe(*pairs).value)
     return found
