@@ -111,7 +111,7 @@ def _painted(points: Cloud, colours: Tensor | None, up: str) -> tuple[np.ndarray
     given = colours.detach().cpu().float()
     paint = given[patch_of_points(points, len(given))[0]].numpy()
     bare = np.asarray(np.isnan(paint).any(axis=1))
-    faint = np.logical_not(bare) & (paint.max(axis=1) - paint.min(axis=1) < 1e-3)
+    faint = np.asarray((paint.max(axis=1) - paint.min(axis=1) < 1e-3) & ~bare)
     paint = np.where(bare[:, None], PLAIN, np.clip(np.where(faint[:, None], 0.6 * paint, paint), 0, 1))
     return paint, np.where(faint, 9, 16).astype(np.uint8)
 
