@@ -59,35 +59,44 @@ def row_figure(row: np.ndarray, columns: Sequence[dict[str, Any]], paint: np.nda
     """HTML table: name, type and value of each column, tinted by `paint` (tokens, 3), NaN where untouched.
 
     There may be more tokens than columns: the first ones then are [REG]. Grey is a column that is not seen.
+    A painted figure, which stands beside the plain one, has the types as tooltips only.
     """
     registers = 0 if paint is None else len(paint) - len(columns)
     lines = [_line("[REG]", "learned", "", paint[number]) for number in range(registers)]  # pyright: ignore[reportOptionalSubscript]
     for number, facts in enumerate(columns[:SHOWN]):
         tint = None if paint is None else paint[registers + number]
-        value = Column.of(facts).text(float(row[number]))
-        lines.append(_line(facts["name"], facts["kind"], value, tint))
+        value = Column.of(facts).text(float(row[number])) or MISSING_TEXT
+        lines.append(_line(facts["name"], facts["kind"], value, tint, typed=paint is None))
     if len(columns) > SHOWN:
         lines.append(f"<tr><td colspan=3>and {len(columns) - SHOWN} more columns</td></tr>")
-    head = "<tr>" + "".join(f"<th {CELL}>{word}</th>" for word in ("column", "type", "value")) + "</tr>"
-    style = "border-collapse:collapse;font-size:12px;text-align:left"
-    return f'<table style="{style}">{head}{"".join(lines)}</table>'
+    style = "border-collapse:collapse;font-size:11px;line-height:1.35;text-align:left;white-space:nowrap"
+    return f'<table style="{style}">{"".join(lines)}</table>'
 
 
-CELL = 'style="padding:1px 8px 1px 4px;font-weight:normal;opacity:.7"'
+MISSING_TEXT = "missing"
+CELL = "padding:1px 5px 1px 2px;border:0;max-width:{}ch;overflow:hidden;text-overflow:ellipsis"
+KINDS_IN_SHORT = {
+    "numeric": "num",
+    "ordinal": "ord",
+    "categorical": "cat",
+    "boolean": "bool",
+    "datetime": "date",
+}
 
 
-def _line(name: str, kind: str, value: str, tint: np.ndarray | None) -> str:
+def _line(name: str, kind: str, value: str, tint: np.ndarray | None, typed: bool = False) -> str:
     style = ""
     if tint is not None and not np.isnan(tint).any():
         red, green, blue = np.rint(np.clip(tint, 0, 1) * 255).astype(int)
         style = f' style="background:rgba({red},{green},{blue},.55)"'
-    shown = html.escape(_short(value)) if value else '<span style="opacity:.5">missing</span>'
-    if kind == "learned":
-        shown = ""
-    pad = 'style="padding:1px 8px 1px 4px"'
+    faint = ";opacity:.5" if value == MISSING_TEXT else ""
+    known = html.escape(f"{name}: {kind}", quote=True)
+    in_short = (
+        f'<td style="{CELL.format(5)};opacity:.7">{KINDS_IN_SHORT.get(kind, kind)}</td>' if typed else ""
+    )
     return (
-        f"<tr{style}><td {pad}><b>{html.escape(_short(name))}</b></td>"
-        f'<td {pad}><span style="opacity:.7">{html.escape(kind)}</span></td><td {pad}>{shown}</td></tr>'
+        f'<tr{style} title="{known}"><td style="{CELL.format(11)};font-weight:600">{html.escape(name)}</td>'
+        f'{in_short}<td style="{CELL.format(9)}{faint}">{html.escape(_short(value))}</td></tr>'
     )
 
 

@@ -14,11 +14,11 @@ from anyjepa.core.errors import UserError
 from anyjepa.core.method import Context
 from anyjepa.core.targets import EmaTeacher
 from anyjepa.domains import domains
+from anyjepa.domains.table_masks import ColumnSubsets
 from anyjepa.domains.table_tokens import ColumnTokens, Scaling, calendar, places
 from anyjepa.engine.loading import Steps, batches
 from anyjepa.engine.run import build_method
 from anyjepa.recipes import recipe
-from anyjepa.recipes.t_jepa import ColumnSubsets
 
 TABLE = domains()["table"]
 JANNIS = ((0.136, 0.368), (0.156, 0.622))
