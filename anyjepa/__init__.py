@@ -1,8 +1,9 @@
 """anyjepa: pre-train an encoder on unlabelled data of any kind, see whether it is any good, and take it away.
 
 The words are those of the command line: `train`, `load`, `inspect`, `evaluate`, `embed`, `export`, `report`;
-`health` holds the label-free measures and `Encoder` is any recipe in scikit-learn's manner. Importing
-anyjepa has no side effects and loads no torch: each name is loaded when first used.
+`health` holds the label-free measures; `Encoder` is any recipe in scikit-learn's manner, `TableEncoder` one
+for tables of mixed columns. Importing anyjepa has no side effects and loads no torch: each name is loaded
+when first used.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ _WHERE = {
     "evaluate": ("anyjepa.evaluation.scores", "evaluate"),
     "report": ("anyjepa.reports.gather", "report"),
     "Encoder": ("anyjepa.engine.estimator", "Encoder"),
+    "TableEncoder": ("anyjepa.engine.table_encoder", "TableEncoder"),
     "health": ("anyjepa.core.health", None),
     "UserError": ("anyjepa.core.errors", "UserError"),
 }

@@ -215,9 +215,12 @@ def command_evaluate(words: Sequence[str]) -> int:
         "--test", help="labelled samples to test on (default: the source's own test part, or 20 %% of it)"
     )
     parser.add_argument(
-        "--probe", nargs="+", default=["linear"], help="linear, knn, or both (default linear)"
+        "--probe", nargs="+", default=["linear"], help="linear, knn, svm, or several (default linear)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the random split (default 0)")
+    parser.add_argument(
+        "--allow-leak", action="store_true", help="let one patient or recording be on both sides of a split"
+    )
     options = parser.parse_all(words)
     from anyjepa.evaluation.scores import evaluate
 
@@ -228,6 +231,7 @@ def command_evaluate(words: Sequence[str]) -> int:
         probe=options.probe,
         test=options.test,
         seed=options.seed,
+        allow_leak=options.allow_leak,
     )
     return _show(options, result, lambda result: print_scores(result.get("results", [result])))
 

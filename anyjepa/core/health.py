@@ -103,6 +103,28 @@ def participation_ratio(z: Matrix | Gram) -> float:
     return float(values.sum() ** 2 / square) if square > 0 else 1.0
 
 
+def condition_number(z: Matrix | Gram, rank: int | None = None) -> float:
+    """sigma_1 / sigma_`rank`, the last where not given (Tsitsulin et al. 2023); infinite for a singular Z."""
+    values = _gram(z).singular_values()
+    if values.numel() == 0 or values[0] <= 0:
+        return math.inf
+    last = values[(rank or values.numel()) - 1]
+    # below this a sum in float64 cannot be told from nought
+    return float(values[0] / last) if last > values[0] * 1e-8 else math.inf
+
+
+def nesum(z: Matrix | Gram) -> float:
+    """sum lambda / lambda_1 (He & Ozay 2022): the stable rank of the centred Z; 1 for a constant matrix."""
+    values = _gram(z).singular_values(centred=True) ** 2
+    return float(values.sum() / values[0]) if values.numel() and values[0] > 0 else 1.0
+
+
+def mean_cosine(gram: Gram) -> float:
+    """Length of the mean embedding squared over the mean squared length: near 1, all point the same way."""
+    mean_length = (gram.total / gram.count).square().sum()
+    return float(mean_length / (gram.square.diagonal().sum() / gram.count).clamp(min=1e-300))
+
+
 def stable_rank(z: Matrix | Gram) -> float:
     """||Z||_F^2 / ||Z||_2^2; 1 for a zero matrix."""
     values = _gram(z).singular_values() ** 2
@@ -151,18 +173,30 @@ def lidar(views: Float[Tensor, "samples views dim"], delta: float = 1e-4, eps: f
         delta: added to the diagonal of the within-sample scatter.
         eps: added to every share of the spectrum.
     """
+    between, within = _scatters(views, delta)
+    values, vectors = torch.linalg.eigh(within)
+    whiten = vectors / values.clamp(min=delta).sqrt()
+    return effective_rank(torch.linalg.eigvalsh(whiten.T @ between @ whiten).clamp(min=0), eps)
+
+
+def views_told_apart(views: Float[Tensor, "samples views dim"], delta: float = 1e-4) -> float:
+    """Trace of LiDAR's whitened scatter over its width, in units of what pure noise gives.
+
+    An encoder that knows nothing has S_b = S_w / q, so that LiDAR reads full rank; this reads 1.
+    """
+    between, within = _scatters(views, delta)
+    return float(torch.linalg.solve(within, between).trace() / views.shape[2] * views.shape[1])
+
+
+def _scatters(views: Tensor, delta: float) -> tuple[Tensor, Tensor]:
+    """Between samples and within them, (dim, dim) each, `delta` on the diagonal of the latter."""
     z = views.double()
     samples, count, dim = z.shape
     centre = z.mean(1)
     between = centre - centre.mean(0)
-    between = between.T @ between / (samples - 1)
     within = (z - centre[:, None]).flatten(0, 1)
-    within = within.T @ within / (samples * (count - 1)) + delta * torch.eye(
-        dim, dtype=z.dtype, device=z.device
-    )
-    values, vectors = torch.linalg.eigh(within)
-    whiten = vectors / values.clamp(min=delta).sqrt()
-    return effective_rank(torch.linalg.eigvalsh(whiten.T @ between @ whiten).clamp(min=0), eps)
+    noise = delta * torch.eye(dim, dtype=z.dtype, device=z.device)
+    return between.T @ between / (samples - 1), within.T @ within / (samples * (count - 1)) + noise
 
 
 class Shape(NamedTuple):

@@ -24,11 +24,14 @@ class Masks:
         targets: (batch, M, T) int64, unique within a block; blocks may overlap one another.
         relaxed: (batch,) True where a sample had too few tokens outside its targets, so that its context
             overlaps them.
+        present: (batch, K) False where an entry of the context only pads, repeating another; None where
+            none does.
     """
 
     context: Int[Tensor, "batch seen"]
     targets: Int[Tensor, "batch blocks hidden"]
     relaxed: Bool[Tensor, " batch"]
+    present: Bool[Tensor, "batch seen"] | None = None
 
 
 @runtime_checkable

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -42,6 +42,9 @@ class Context:
 class Method(nn.Module):
     """One self-supervised method: the parts of a recipe joined."""
 
+    decay_all: bool = False
+    """Whether weight decay acts on biases, norms and other vectors too, as some released codes have it."""
+
     @property
     def backbone(self) -> nn.Module:
         """The module that `embed` uses: what a user takes away."""
@@ -66,12 +69,24 @@ class Method(nn.Module):
         """Embeddings of `count` partial views of each sample, for measures that need views (LiDAR)."""
         raise NotImplementedError
 
+    def augmented(self, batch: Batch, context: Context) -> dict[str, Batch]:
+        """The views of one step by name, each a batch that its domain can draw; for methods without masks."""
+        raise NotImplementedError
+
+    def health(self, batches: Iterable[Batch], context: Context) -> dict[str, float]:
+        """Measures of this method alone, by name, over batches of samples; shown by ``anyjepa inspect``."""
+        return {}
+
     def after_step(self, context: Context) -> None:
         """What happens after the optimiser's step: the teacher moves here."""
 
     def scheduled(self, context: Context) -> dict[str, float]:
         """What the method itself changes as training goes, to be logged."""
         return {}
+
+    def cautions(self, steps: int) -> list[str]:
+        """What speaks against training this for `steps` steps, in words, said before it begins."""
+        return []
 
     def forward(self, batch: Batch, context: Context) -> dict[str, Tensor]:
         """`losses`, called as a module: parallel wrappers synchronise gradients of what goes through here.

@@ -21,7 +21,24 @@ from anyjepa.core.errors import BadSample
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Domain", "Samples", "domains"]
+__all__ = ["Domain", "Frame", "Samples", "domains"]
+
+
+@runtime_checkable
+class Frame(Protocol):
+    """A table in memory of pandas, polars or Arrow, told by its shape so that none of them is imported."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        ...
+
+    @property
+    def columns(self) -> Any:
+        """Names of the columns, or the columns."""
+        ...
+
+    def __len__(self) -> int: ...
 
 
 @runtime_checkable
@@ -61,6 +78,7 @@ class Domain(ABC):
     """One kind of data. Stateless: one instance serves every run."""
 
     name: ClassVar[str]
+    reads_frames: ClassVar[bool] = False
 
     @abstractmethod
     def open(
@@ -70,7 +88,7 @@ class Domain(ABC):
         split: str | None = None,
         reading: Mapping[str, Any] | None = None,
     ) -> Samples:
-        """Open a source (path, ``hf:``, ``wds:``, shipped name or array).
+        """Open a source (path, ``hf:``, ``wds:``, shipped name or array; a `Frame` where `reads_frames`).
 
         ``reading`` is what a recipe asks (`Recipe.reading`); for a run that is trained, with the facts that
         were measured then over it, so that other data is read in the same way (rate, leads, columns).

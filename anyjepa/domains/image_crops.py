@@ -139,7 +139,7 @@ def _resize_stack(images: np.ndarray, boxes: np.ndarray, size: tuple[int, int]) 
     dtype = TORCH_DTYPES[str(images.dtype)]
     rows = _filter(boxes[:, 0], boxes[:, 2], height, size[0])
     columns = _filter(boxes[:, 1], boxes[:, 3], width, size[1])
-    values = torch.from_numpy(images.astype(np.float32)).view(count, height, width * channels)
+    values = torch.from_numpy(images.astype(np.float32, order="C")).view(count, height, width * channels)
     values = torch.bmm(rows, values).view(count, size[0], width, channels)
     values = values.permute(0, 3, 1, 2).reshape(count, channels * size[0], width)
     values = torch.bmm(values, columns.transpose(1, 2)).view(count, channels, *size)

@@ -16,7 +16,8 @@ class ImagePatches(nn.Module):
     """Cut images into patches and project each to a vector.
 
     Pixels are normalised here, on the device, by the statistics of the data, so that they travel with the
-    weights. Token coordinates are (row, column) of the patch, in patches; order is raster.
+    weights. Token coordinates are (row, column) of the patch, in patches; order is raster. An image of
+    another size, such as a small view, spans the same coordinates with fewer or more patches.
 
     Args:
         shape: height and width of the images in pixels.
@@ -60,8 +61,17 @@ class ImagePatches(nn.Module):
 
         Patches are cut and dropped as raw pixels, before anything is computed on them.
         """
-        patches, coordinates = self.patches(batch["image"]), self.coordinates
+        patches = self.patches(batch["image"])
+        coordinates = self._places(batch["image"].shape[-2:])
         if keep is not None:
             patches, coordinates = take(patches, keep), take(coordinates, keep)
         mean, std = (value.flatten().repeat_interleave(self.patch**2) for value in (self.mean, self.std))
         return Tokens(self.project((patches.to(mean.dtype) - mean) / std), coordinates)
+
+    def _places(self, shape: torch.Size) -> Tensor:
+        """Coordinates (1, tokens, 2) of the patches of images of this height and width."""
+        if tuple(shape) == tuple(self.shape):
+            return self.coordinates
+        own = grid(shape[0] // self.patch, shape[1] // self.patch, device=self.coordinates.device)
+        ratio = own.new_tensor([full / side for full, side in zip(self.shape, shape, strict=True)])
+        return (own + 0.5) * ratio - 0.5

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from anyjepa.core.errors import BadSample, UserError, nearest
 from anyjepa.core.method import Batch, Method
-from anyjepa.domains import Domain, Samples, domains
+from anyjepa.domains import Domain, Frame, Samples, domains
 from anyjepa.engine.checkpoint import load_strictly, newest_checkpoint, restore
 from anyjepa.engine.files import read_lines, write_whole
 from anyjepa.recipes import Recipe, recipe
@@ -69,6 +69,21 @@ def build_method(kind: Recipe, facts: dict[str, Any], seed: int) -> Method:
         return kind.method(facts)
 
 
+def open_source(
+    domain: Domain,
+    source: str | np.ndarray | Frame,
+    labels: str | None = None,
+    split: str | None = None,
+    reading: dict[str, Any] | None = None,
+) -> Samples:
+    """`Domain.open`, which only some kinds of data can do with a data frame."""
+    if not isinstance(source, str | np.ndarray) and not domain.reads_frames:
+        raise UserError(
+            f"{domain.name} data is no {type(source).__name__}: give a path, a name or an array of samples."
+        )
+    return domain.open(source, labels, split, reading)  # pyright: ignore[reportArgumentType]
+
+
 @dataclass
 class Run:
     """A trained encoder with its settings.
@@ -92,14 +107,17 @@ class Run:
     problems: list[BadSample] = dataclasses.field(default_factory=list)
 
     def open(
-        self, source: str | np.ndarray | None = None, labels: str | None = None, split: str | None = None
+        self,
+        source: str | np.ndarray | Frame | None = None,
+        labels: str | None = None,
+        split: str | None = None,
     ) -> Samples:
         """Samples of a source; of the data it was trained on where none is given."""
         if source is None:
             source = self.config["data"]["source"]
             if source is None:
                 raise UserError("this run was trained on an array in memory; name the data with --data.")
-        return self.domain.open(source, labels, split, self.reading())
+        return open_source(self.domain, source, labels, split, self.reading())
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from anyjepa.core.errors import BadSample, UserError
 from anyjepa.core.health import Shape
 from anyjepa.core.method import Context, Method
 from anyjepa.core.transformer import Encoder, Predictor
-from anyjepa.domains import Samples, domains
+from anyjepa.domains import Frame, Samples, domains
 from anyjepa.engine.checkpoint import newest_checkpoint, restore, save_checkpoint
 from anyjepa.engine.files import append_line, explained, read_lines, write_whole
 from anyjepa.engine.journal import Journal
@@ -32,6 +32,7 @@ from anyjepa.engine.randomness import step_generator
 from anyjepa.engine.run import (
     build_method,
     choose_device,
+    open_source,
     read_config,
     recipe_fields,
     recipe_of,
@@ -46,7 +47,7 @@ class Settings:
     """How a run is trained; nothing here changes what is learned, but for the seed and the length."""
 
     steps: int | None = None  # length of the training in updates, instead of the recipe's epochs
-    seed: int = 0  # of weights, order, crops and masks
+    seed: int | None = None  # of weights, order, crops and masks; 0 where not given
     device: str = "auto"  # auto, cpu, cuda or mps
     precision: str = "auto"  # auto (bf16 on GPUs, fp32 on CPUs) or one of Lightning Fabric's
     workers: int | None = None  # loader processes; as many as help where not given
@@ -59,7 +60,7 @@ class Settings:
 
 def train(
     name: str | Recipe,
-    data: str | np.ndarray | None = None,
+    data: str | np.ndarray | Frame | None = None,
     out: str | Path | None = None,
     *,
     preset: str = "tiny",
@@ -86,11 +87,11 @@ def train(
         UserError: a mistake that the message explains.
     """
     settings = settings or Settings()
-    kind = name if isinstance(name, Recipe) else recipe(name).preset(preset, **fields)
-    path = Path(out or Path("runs") / kind.name)
+    asked = name if isinstance(name, Recipe) else recipe(name)
+    path = Path(out or Path("runs") / asked.name)
     if resume and (path / "config.yaml").exists():
         config = read_config(path)
-        kind = _same_recipe(kind, recipe_of(config), fields)
+        kind = _same_recipe(asked.name, recipe_of(config), fields)
         _same_length_and_seed(settings, config)
         samples = _open(kind, data if data is not None else config["data"]["source"], settings)
         if samples.fingerprint() != config["data"]["fingerprint"]:
@@ -100,14 +101,16 @@ def train(
     else:
         if (path / "config.yaml").exists():
             raise UserError(f"{path} already holds a run: go on with --resume, or choose another --out.")
+        kind = asked if isinstance(asked, Recipe) else asked.preset(preset, **fields)
         samples = _open(kind, data if data is not None else kind.example_data, settings)
         config = _new_config(kind, preset, samples, data, settings)
     return _Training(path, config, kind, samples, settings).run()
 
 
-def _same_recipe(asked: Recipe, stored: Recipe, fields: dict[str, Any]) -> Recipe:
-    if asked.name != stored.name:
-        raise UserError(f"this run was trained with {stored.name}, not {asked.name}: choose another --out.")
+def _same_recipe(asked: str, stored: Recipe, fields: dict[str, Any]) -> Recipe:
+    if asked != stored.name:
+        raise UserError(f"this run was trained with {stored.name}, not {asked}: choose another --out.")
+    stored.known(fields)
     for name, value in fields.items():
         if getattr(stored, name) != value:
             raise UserError(
@@ -118,22 +121,18 @@ def _same_recipe(asked: Recipe, stored: Recipe, fields: dict[str, Any]) -> Recip
 
 
 def _same_length_and_seed(settings: Settings, config: dict[str, Any]) -> None:
-    # what was not given on the command line has its default, which asks for nothing
-    for name, asked, default in [
-        ("steps", settings.steps, Settings.steps),
-        ("seed", settings.seed, Settings.seed),
-    ]:
-        if asked not in (default, config[name]):
+    for name, asked in [("steps", settings.steps), ("seed", settings.seed)]:
+        if asked not in (None, config[name]):
             raise UserError(
                 f"this run was started with {name} = {config[name]}, not {asked}: "
                 "leave it out with --resume, or choose another --out."
             )
 
 
-def _open(kind: Recipe, data: str | np.ndarray | None, settings: Settings) -> Samples:
+def _open(kind: Recipe, data: str | np.ndarray | Frame | None, settings: Settings) -> Samples:
     if data is None:
         raise UserError("this run was trained on an array in memory; give the same data again.")
-    samples = domains()[kind.domain].open(data, reading=kind.reading())
+    samples = open_source(domains()[kind.domain], data, reading=kind.reading())
     total = len(samples) + len(samples.problems)
     _limit(samples.problems, total, settings.max_bad_fraction)
     if len(samples) == 0:
@@ -151,7 +150,7 @@ def _limit(problems: list[BadSample], total: int, fraction: float) -> None:
 
 
 def _new_config(
-    kind: Recipe, preset: str, samples: Samples, data: str | np.ndarray | None, settings: Settings
+    kind: Recipe, preset: str, samples: Samples, data: str | np.ndarray | Frame | None, settings: Settings
 ) -> dict[str, Any]:
     batch_size = min(kind.batch_size, len(samples))
     steps = settings.steps or max(1, round(kind.epochs * (len(samples) // batch_size)))
@@ -159,16 +158,16 @@ def _new_config(
         "recipe": kind.name,
         "preset": preset,
         "fields": recipe_fields(kind),
-        "seed": settings.seed,
+        "seed": settings.seed or 0,
         "steps": steps,
         "batch_size": batch_size,
         "data": {
-            "source": None if isinstance(data, np.ndarray) else samples.source,
+            "source": samples.source if data is None or isinstance(data, str) else None,
             "kind": kind.domain,
             "samples": len(samples),
             "fingerprint": samples.fingerprint(),
             "description": samples.description,
-            "facts": domains()[kind.domain].measure(samples, settings.seed),
+            "facts": domains()[kind.domain].measure(samples, settings.seed or 0),
         },
         "versions": {"anyjepa": anyjepa.__version__, "torch": str(torch.__version__)},
         "status": "training",
@@ -222,6 +221,8 @@ class _Training:
             f"{self.recipe.name} on {data['description']}: {verb} {self.steps} steps of "
             f"{self.config['batch_size']}, an encoder of {count:,} parameters, into {self.path}"
         )
+        for caution in self.method.cautions(self.steps):
+            self.journal.say(caution, style="yellow")
         self._name_damaged(self.samples.problems)
 
     def run(self) -> dict[str, Any]:

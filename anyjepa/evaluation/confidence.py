@@ -1,4 +1,7 @@
-"""Confidence intervals of accuracies, paired differences, R squared, and means over seeds.
+"""Confidence intervals of accuracies, paired differences, R squared, areas under curves, means over seeds.
+
+Where samples come in groups (records of one patient), groups are drawn, not samples: samples of one group say
+less than as many independent ones, and an interval that forgets it is too narrow.
 
 All draws come from a generator with a fixed seed, so the same outcomes always give the same interval.
 """
@@ -9,13 +12,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from anyjepa.core.errors import UserError
 
 RESAMPLES = 10_000
 RESAMPLES_OF_RATIOS = 2_000
+RESAMPLES_OF_AREAS = 1_000
 DRAWS_AT_ONCE = 1 << 22
 
 
@@ -27,7 +31,11 @@ class Interval(NamedTuple):
     high: float
 
 
-def accuracy_interval(correct: Shaped[Tensor, " samples"], level: float = 0.95) -> Interval:
+def accuracy_interval(
+    correct: Shaped[Tensor, " samples"],
+    level: float = 0.95,
+    groups: Int[Tensor, " samples"] | None = None,
+) -> Interval:
     """Bootstrap percentile interval of an accuracy.
 
     `correct` holds one 0/1 (or bool) a test sample. Resampling n zeros and ones with replacement is a
@@ -38,6 +46,8 @@ def accuracy_interval(correct: Shaped[Tensor, " samples"], level: float = 0.95) 
     outcomes = _binary(correct)
     _check_level(level)
     rate, count = float(outcomes.mean()), len(outcomes)
+    if groups is not None:
+        return Interval(rate, *_percentiles(_mean_of_drawn_groups(outcomes, groups), level))
     rates = np.random.default_rng(0).binomial(count, rate, RESAMPLES) / count
     low, high = _percentiles(rates, level)
     slack = _unseen(count, level)
@@ -45,7 +55,10 @@ def accuracy_interval(correct: Shaped[Tensor, " samples"], level: float = 0.95) 
 
 
 def paired_difference_interval(
-    correct_a: Shaped[Tensor, " samples_a"], correct_b: Shaped[Tensor, " samples_b"], level: float = 0.95
+    correct_a: Shaped[Tensor, " samples_a"],
+    correct_b: Shaped[Tensor, " samples_b"],
+    level: float = 0.95,
+    groups: Int[Tensor, " samples_a"] | None = None,
 ) -> Interval:
     """Bootstrap percentile interval of accuracy(a) - accuracy(b), both measured on the same test samples.
 
@@ -62,6 +75,8 @@ def paired_difference_interval(
     _check_level(level)
     differences = _binary(correct_a) - _binary(correct_b)
     count, value = len(differences), float(differences.mean())
+    if groups is not None:
+        return Interval(value, *_percentiles(_mean_of_drawn_groups(differences, groups), level))
     shares = np.array([(differences == 1).mean(), (differences == -1).mean(), (differences == 0).mean()])
     draws = np.random.default_rng(0).multinomial(count, shares / shares.sum(), RESAMPLES)
     low, high = _percentiles((draws[:, 0] - draws[:, 1]) / count, level)
@@ -72,7 +87,10 @@ def paired_difference_interval(
 
 
 def r2_interval(
-    targets: Float[Tensor, " samples"], predictions: Float[Tensor, " samples"], level: float = 0.95
+    targets: Float[Tensor, " samples"],
+    predictions: Float[Tensor, " samples"],
+    level: float = 0.95,
+    groups: Int[Tensor, " samples"] | None = None,
 ) -> Interval:
     """Bootstrap percentile interval of R squared, 1 - sum (y - p)^2 / sum (y - mean y)^2, over test samples.
 
@@ -84,18 +102,96 @@ def r2_interval(
         raise UserError("R squared needs test targets that differ: give more test samples.")
     y = y - y.mean()
     columns = torch.stack([(targets.double().cpu() - predictions.double().cpu()).square(), y, y.square()])
-    generator = torch.Generator().manual_seed(0)
-    rows = max(1, DRAWS_AT_ONCE // len(y))
-    means = []
-    for start in range(0, RESAMPLES_OF_RATIOS, rows):
-        shape = (min(rows, RESAMPLES_OF_RATIOS - start), len(y))
-        drawn = torch.randint(len(y), shape, generator=generator)
-        means.append(torch.stack([column[drawn].mean(1) for column in columns]))
-    error, first, second = torch.cat(means, 1)
+    if groups is not None:
+        error, first, second = (torch.from_numpy(_mean_of_drawn_groups(c.numpy(), groups)) for c in columns)
+    else:
+        generator = torch.Generator().manual_seed(0)
+        rows = max(1, DRAWS_AT_ONCE // len(y))
+        means = []
+        for start in range(0, RESAMPLES_OF_RATIOS, rows):
+            shape = (min(rows, RESAMPLES_OF_RATIOS - start), len(y))
+            drawn = torch.randint(len(y), shape, generator=generator)
+            means.append(torch.stack([column[drawn].mean(1) for column in columns]))
+        error, first, second = torch.cat(means, 1)
     spread = second - first.square()
     # a resample of one sample, drawn n times, has no spread and says nothing about the ratio
     ratios = (1 - error / spread)[spread > 1e-12 * second.clamp(min=1e-300)]
     return Interval(float(1 - columns[0].mean() / columns[2].mean()), *_percentiles(ratios.numpy(), level))
+
+
+def macro_auc(
+    scores: Float[Tensor, "settings samples classes"], labels: Int[Tensor, "samples classes"]
+) -> Float[Tensor, " settings"]:
+    """Area under the ROC curve, averaged over the classes that both occur and are absent; NaN without one.
+
+    Ties count half (Mann and Whitney, 1947). Labels are 1 and 0, and -1 where unknown, which leaves the
+    sample out of that class.
+    """
+    areas = torch.cat([_areas(one.double().cpu(), labels.cpu()) for one in scores])
+    return areas.nanmean(1).to(scores.device)
+
+
+def auc_interval(
+    scores: Float[Tensor, "samples classes"],
+    labels: Int[Tensor, "samples classes"],
+    level: float = 0.95,
+    groups: Int[Tensor, " samples"] | None = None,
+    against: Float[Tensor, "samples classes"] | None = None,
+) -> Interval:
+    """Macro AUC (`macro_auc`) with its bootstrap percentile interval over samples, or over groups.
+
+    With `against`, other scores of the same samples, it is the paired difference of the two. A class that a
+    draw has no sample of, or only samples of, is left out of that draw's mean.
+
+    Raises:
+        UserError: no class both occurs and is absent among the labels.
+    """
+    _check_level(level)
+    weights = _drawn_counts(len(scores), groups, RESAMPLES_OF_AREAS)
+    weights = torch.cat([torch.ones(1, len(scores), dtype=torch.float64), weights])
+    areas = _areas(scores.double().cpu(), labels.cpu(), weights).nanmean(1)
+    if against is not None:
+        areas = areas - _areas(against.double().cpu(), labels.cpu(), weights).nanmean(1)
+    if bool(areas[0].isnan()):
+        raise UserError("no class both occurs and is absent among the test labels: give more test samples.")
+    drawn = areas[1:][~areas[1:].isnan()]
+    return Interval(float(areas[0]), *_percentiles(drawn.numpy(), level))
+
+
+def _areas(scores: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+    """(draws, classes) areas under the ROC curve, each sample counted `weights` (draws, samples) times."""
+    if weights is None:
+        weights = torch.ones(1, len(scores), dtype=torch.float64)
+    areas = []
+    for column, truth in zip(scores.T, labels.T, strict=True):
+        order = column.argsort()
+        _, tie = column[order].unique_consecutive(return_inverse=True)
+        times, yes, no = weights[:, order], truth[order] == 1, truth[order] == 0
+        ties = int(tie[-1]) + 1
+        positive = torch.zeros(len(times), ties, dtype=torch.float64).index_add_(1, tie, times * yes)
+        negative = torch.zeros(len(times), ties, dtype=torch.float64).index_add_(1, tie, times * no)
+        below = negative.cumsum(1) - negative / 2
+        pairs = positive.sum(1) * negative.sum(1)
+        areas.append(torch.where(pairs > 0, (positive * below).sum(1) / pairs, torch.nan))
+    return torch.stack(areas, 1)
+
+
+def _drawn_counts(samples: int, groups: Tensor | None, draws: int) -> Tensor:
+    """(draws, samples) float64: how often each sample comes in a draw of as many samples, or groups."""
+    random = np.random.default_rng(0)
+    if groups is None:
+        return torch.from_numpy(random.multinomial(samples, [1 / samples] * samples, draws).astype(float))
+    names, number = np.unique(groups.cpu().numpy(), return_inverse=True)
+    counts = random.multinomial(len(names), [1 / len(names)] * len(names), draws)
+    return torch.from_numpy(counts[:, number].astype(float))
+
+
+def _mean_of_drawn_groups(values: np.ndarray, groups: Tensor) -> np.ndarray:
+    """(draws,) means of `values` over draws of groups with all their samples."""
+    names, number = np.unique(groups.cpu().numpy(), return_inverse=True)
+    sums, sizes = np.bincount(number, weights=values), np.bincount(number)
+    counts = np.random.default_rng(0).multinomial(len(names), [1 / len(names)] * len(names), RESAMPLES)
+    return (counts @ sums) / (counts @ sizes)
 
 
 def mean_interval(values: Sequence[float] | Float[Tensor, " seeds"], level: float = 0.95) -> Interval:

@@ -19,6 +19,7 @@ from anyjepa.engine.randomness import step_generator
 from anyjepa.engine.run import Run, load
 
 VIEWS = 10
+OWN = 512  # samples that a method measures by itself
 
 
 def measures(embeddings: Float[Tensor, "samples dim"]) -> dict[str, float]:
@@ -50,9 +51,9 @@ def inspect(
         seed: of the draw and of the masks that LiDAR's views are made with.
 
     Returns:
-        ``rankme``, ``lidar``, ``alpha_req``, ``stable_rank``, ``uniformity`` and more, ``collapsed``,
-        ``verdict`` and ``advice`` in words, ``dim``, ``samples``, and ``untrained``: the same measures for
-        the weights training began from.
+        ``rankme``, ``lidar``, ``alpha_req``, ``stable_rank``, ``uniformity`` and more, what the method
+        measures by itself (`Method.health`), ``collapsed``, ``verdict`` and ``advice`` in words, ``dim``,
+        ``samples``, and ``untrained``: the same measures for the weights training began from.
     """
     run = run if isinstance(run, Run) else load(run)
     opened = run.open(data)
@@ -68,6 +69,7 @@ def inspect(
     views = _views(run, opened, chosen[: samples // 2], seed)
     if views is not None and len(views) > 1:
         figures["lidar"] = health.lidar(views)
+    figures |= _own(run, opened, chosen[:OWN], seed)
     rows, dim = embeddings.shape
     shape = health.Shape.of(health.Gram(dim).add(fresh))
     fault = health.collapse(health.Gram(dim).add(embeddings), shape)
@@ -94,6 +96,13 @@ def _views(run: Run, samples: Samples, chosen: np.ndarray, seed: int) -> Tensor 
         except NotImplementedError:
             return None
     return torch.cat(parts) if parts else None
+
+
+@torch.inference_mode()
+def _own(run: Run, samples: Samples, chosen: np.ndarray, seed: int) -> dict[str, float]:
+    """What the method itself measures."""
+    context = Context(1, 1, step_generator(seed, 1, run.device))
+    return run.method.health((batch for _, batch in run.batches(samples, chosen)), context)
 
 
 def judge(

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import pad, softplus
 
 ELEMENTS_AT_ONCE = 1 << 20
 HALVINGS = 20
@@ -44,7 +44,7 @@ def principal_components(
 
 def fit_linear(
     features: Float[Tensor, "samples dim"],
-    labels: Shaped[Tensor, " samples"],
+    labels: Shaped[Tensor, "samples ..."],
     strengths: Sequence[float],
     classes: int,
     start: Float[Tensor, "starts rows outputs"] | None = None,
@@ -52,7 +52,8 @@ def fit_linear(
     """Weights of one model a strength, (strengths, dim + 1, outputs), the bias in the last row.
 
     `classes` 0 is ridge regression on floating `labels`, in float64; otherwise logistic regression on
-    labels 0 .. classes - 1. `start`, weights for as many strengths (or one) and at most as many features,
+    labels 0 .. classes - 1, or, for `labels` (samples, classes) of 1, 0 and -1 for unknown, one logistic
+    regression a class. `start`, weights for as many strengths (or one) and at most as many features,
     only saves time.
     """
     penalties = torch.as_tensor(strengths, dtype=features.dtype, device=features.device)
@@ -65,12 +66,19 @@ def predict(
     features: Float[Tensor, "samples dim"], weights: Float[Tensor, "strengths inputs outputs"]
 ) -> Shaped[Tensor, "samples strengths"]:
     """(samples, strengths): the class of highest logit, or the predicted target where there is one output."""
-    count, _, outputs = weights.shape
+    count, _, width = weights.shape
     predictions = []
-    for rows in blocks(len(features), count * outputs):
-        values = torch.einsum("nd,sdo->nso", features[rows].to(weights), weights[:, :-1]) + weights[:, -1]
-        predictions.append(values.argmax(2) if outputs > 1 else values[:, :, 0])
+    for rows in blocks(len(features), count * width):
+        values = outputs(features[rows], weights)
+        predictions.append(values.argmax(2) if width > 1 else values[:, :, 0])
     return torch.cat(predictions)
+
+
+def outputs(
+    features: Float[Tensor, "samples dim"], weights: Float[Tensor, "strengths inputs outputs"]
+) -> Float[Tensor, "samples strengths outputs"]:
+    """What each model puts out: logits or targets."""
+    return torch.einsum("nd,sdo->nso", features.to(weights), weights[:, :-1]) + weights[:, -1]
 
 
 def _ridge(features: Tensor, targets: Tensor, strengths: Tensor) -> Tensor:
@@ -92,6 +100,7 @@ def _logistic(
     inputs = pad(features, (0, 1), value=1.0)
     penalty = pad(strengths[:, None].expand(-1, dim), (0, 1))[:, :, None]
     shape = (len(strengths), dim + 1, classes)
+    loss_of = _softmax_loss if labels.ndim == 1 else _sigmoid_loss
 
     def objective(points: Tensor, problems: Tensor) -> tuple[Tensor, Tensor]:
         weights = points.view(-1, *shape[1:])
@@ -99,23 +108,37 @@ def _logistic(
         gradient, loss = torch.zeros_like(stacked), points.new_zeros(len(points), dtype=torch.float64)
         for rows in blocks(count, stacked.shape[1]):
             logits = (inputs[rows] @ stacked).view(-1, len(points), classes)
-            truth = labels[rows, None, None].expand(-1, len(points), 1)
-            log_probabilities = logits.log_softmax(2)
-            loss -= log_probabilities.gather(2, truth).sum((0, 2), dtype=torch.float64)
-            residual = log_probabilities.exp_().scatter_add_(
-                2, truth, -torch.ones_like(truth, dtype=logits.dtype)
-            )
+            each, residual = loss_of(logits, labels[rows])
+            loss += each
             gradient += inputs[rows].T @ residual.view(-1, stacked.shape[1])
         slope = gradient.view(dim + 1, -1, classes).transpose(0, 1) / count + penalty[problems] * weights
         shrink = (penalty[problems] * weights.square()).sum((1, 2), dtype=torch.float64) / 2
         return loss / count + shrink, slope.reshape(len(points), -1)
 
-    # at zero weights the Hessian is (variance / classes + strength) up to a mixing of the classes
-    curvature = (inputs.square().mean(0)[None, :, None] / classes + penalty).clamp(min=1e-12).expand(shape)
+    # at zero weights the Hessian is (variance / classes + strength) up to a mixing of the classes, and
+    # (variance / 4 + strength) of a class by itself
+    spread = inputs.square().mean(0)[None, :, None] / (classes if labels.ndim == 1 else 4)
+    curvature = (spread + penalty).clamp(min=1e-12).expand(shape)
     begin = features.new_zeros(shape)
     if start is not None:
         begin[:, : start.shape[1] - 1], begin[:, -1] = start[:, :-1], start[:, -1]
     return minimise(objective, begin.flatten(1), curvature.flatten(1)).view(shape)
+
+
+def _softmax_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Summed cross-entropy of each problem, and its gradient by the logits (samples, problems, classes)."""
+    truth = labels[:, None, None].expand(-1, logits.shape[1], 1)
+    log_probabilities = logits.log_softmax(2)
+    loss = -log_probabilities.gather(2, truth).sum((0, 2), dtype=torch.float64)
+    residual = log_probabilities.exp_().scatter_add_(2, truth, -torch.ones_like(truth, dtype=logits.dtype))
+    return loss, residual
+
+
+def _sigmoid_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The same of one yes or no a class; unknown labels (-1) count for nothing."""
+    known, truth = (labels >= 0)[:, None], (labels == 1).to(logits.dtype)[:, None]
+    loss = (softplus(logits) - truth * logits) * known
+    return loss.sum((0, 2), dtype=torch.float64), (logits.sigmoid() - truth) * known
 
 
 def minimise(

@@ -8,6 +8,7 @@ import importlib
 import inspect
 import pkgutil
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -79,13 +80,18 @@ class Recipe(ABC):
             raise UserError(
                 f"{cls.name} has no preset '{preset}' (it has {known}).{nearest(preset, cls.presets)}"
             )
-        names = [field.name for field in dataclasses.fields(cls)]
-        for name in fields:
-            if name not in names:
-                raise UserError(f"{cls.name} has no field '{name}'.{nearest(name, names)}")
+        cls.known(fields)
         recipe = cls(**{**cls.presets[preset], **fields})
         recipe.check()
         return recipe
+
+    @classmethod
+    def known(cls, names: Iterable[str]) -> None:
+        """Raise UserError for a name that is no field; it suggests the nearest."""
+        fields = [field.name for field in dataclasses.fields(cls)]
+        for name in names:
+            if name not in fields:
+                raise UserError(f"{cls.name} has no field '{name}'.{nearest(name, fields)}")
 
 
 def flag(field: str) -> str:

@@ -30,6 +30,8 @@ class IJepa(Recipe):
     no labels, no pixels to reconstruct.
 
     The defaults are ViT-H/14 on 224 pixels as released; ``vit-b``, ``vit-l`` are the paper's smaller ones.
+    ``tiny`` is for trying things on a CPU with small photographs, ``tiny-grey`` for drawn digits and such,
+    of which most patches are empty.
     The released code and the paper differ, and where they do the released behaviour is what gave the
     published numbers: smooth-L1 on layer-normalised targets (the paper writes squared distance,
     ``--objective l2 --normalise-targets false``), 300 epochs with 40 of warm-up and a cosine weight decay.
@@ -63,6 +65,10 @@ class IJepa(Recipe):
             "start_learning_rate": 1e-4, "learning_rate": 1.5e-3,
             "weight_decay": 0.05, "final_weight_decay": 0.05,
         },
+    }  # fmt: skip
+    # images that are mostly empty need few tokens and many steps (docs/experiments.md)
+    presets["tiny-grey"] = presets["tiny"] | {
+        "image_size": (28, 28), "patch_size": 7, "crop_area": (0.6, 1.0), "momentum": (0.99, 1.0),
     }  # fmt: skip
 
     image_size: tuple[int, int] = (224, 224)  # height and width in pixels that images are cropped to

@@ -19,7 +19,7 @@ from anyjepa.domains import Samples
 from anyjepa.engine.files import explained, read_lines, write_whole
 from anyjepa.engine.run import Run, load
 from anyjepa.reports import sections, summary
-from anyjepa.reports.page import Content, Masks, Patches, render
+from anyjepa.reports.page import Content, Masks, Patches, SampleViews, render
 from anyjepa.reports.sections import Labels, Looked
 
 SHOWN = 6  # samples of the masks, neighbours and patches
@@ -187,9 +187,11 @@ class _Look:
         named = [("this run", self.looked.embeddings), ("untrained", self.untrained)]
         return [(name, embeddings) for name, embeddings in named if bool(torch.isfinite(embeddings).all())]
 
-    def masks(self) -> Masks | str:
-        """The masks over the samples shown, or why there are none."""
+    def masks(self) -> Masks | SampleViews | str:
+        """The masks over the samples shown, or their views, or why there are neither."""
         name, draw = self.run.recipe.name, getattr(self.run.method, "masks", None)
+        if type(self.run.method).augmented is not Method.augmented:
+            return self._views()
         tokens = _tokens(self.run, self.batch)
         if draw is None or tokens is None:
             return f"{name} hides no tokens, so there are no masks to show."
@@ -209,6 +211,14 @@ class _Look:
             self.names,
             self.gain,
         )
+
+    def _views(self) -> SampleViews:
+        generator = Generator(device=self.run.device).manual_seed(self.seed)
+        with torch.inference_mode():
+            made = self.run.method.augmented(
+                self.batch, Context(step=1, steps=int(self.run.config["steps"]), generator=generator)
+            )
+        return sections.views(self.run.domain, self.run.facts, self.batch, made, self.names, self.gain)
 
     def patches(self) -> Patches | str:
         """The principal components of the tokens of the samples shown, or why there are none."""

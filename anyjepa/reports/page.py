@@ -93,6 +93,14 @@ class Masks:
 
 
 @dataclass(frozen=True)
+class SampleViews:
+    """Samples, each with the views that its method asks to agree, and what brightens all pictures."""
+
+    rows: Sequence[tuple[Picture, Sequence[Picture]]]
+    gain: float = 1.0
+
+
+@dataclass(frozen=True)
 class Neighbours:
     """Queries, each with its nearest samples, nearest first, out of `searched` samples.
 
@@ -169,7 +177,7 @@ class Content:
         curves: charts over steps, or why there are none.
         small_curves: further charts, drawn smaller.
         spectrum: chart of singular values.
-        masks: masks over samples.
+        masks: masks over samples, or views of them for a method that hides nothing.
         neighbours: nearest neighbours.
         patches: principal components of the patch tokens.
         map: the 2-D map.
@@ -189,7 +197,7 @@ class Content:
     curves: Sequence[Chart] | str
     small_curves: Sequence[Chart]
     spectrum: Chart | str
-    masks: Masks | str
+    masks: Masks | SampleViews | str
     neighbours: Neighbours | str
     patches: Patches | str
     map: EmbeddingMap | str
@@ -209,6 +217,7 @@ def render(content: Content) -> str:
         lstrip_blocks=True,
     )
     environment.filters["score_text"] = charts.score_text
+    environment.tests["views"] = lambda section: isinstance(section, SampleViews)
     environment.tests["absent"] = lambda section: isinstance(section, str)
     environment.globals.update(mark=charts.mark, mark_class=charts.mark_class, mark_shape=charts.mark_shape)
     return environment.get_template("page.html").render(content=content, script=_script(content)).lstrip()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from anyjepa.core.health import Gram, rankme
 from anyjepa.core.tokens import Tokens
 from anyjepa.domains import Domain
 from anyjepa.reports.charts import COLOURS, SHAPES, Chart, Series, line_chart, short
-from anyjepa.reports.page import EmbeddingMap, MaskedSample, Masks, Neighbours, Patches
+from anyjepa.reports.page import EmbeddingMap, MaskedSample, Masks, Neighbours, Patches, SampleViews
 from anyjepa.reports.pictures import Picture, data_uri, fit, picture, sprite_sheet
 
 BLOCK_COLOURS = ("#e69f00", "#56b4e9", "#cc79a7", "#009e73", "#f0e442", "#0072b2", "#d55e00")  # Okabe and Ito
@@ -155,6 +155,25 @@ def masks(
             )
         )  # fmt: skip
     return Masks(rows, colours, gain)
+
+
+def views(
+    domain: Domain,
+    facts: dict,
+    batch: dict[str, Tensor],
+    augmented: Mapping[str, dict[str, Tensor]],
+    names: Sequence[str],
+    gain: float = 1.0,
+) -> SampleViews:
+    """Each sample `gain` times as bright, whole, and its views by name."""
+    rows = []
+    for index, name in enumerate(names):
+        pictures = [
+            shown(domain, facts, view, index, f"{kind} view of sample {name}", kind, gain)
+            for kind, view in augmented.items()
+        ]
+        rows.append((shown(domain, facts, batch, index, f"Sample {name}", "sample", gain), pictures))
+    return SampleViews(rows, gain)
 
 
 def shown(

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from anyjepa.core import health
 from anyjepa.core.errors import UserError
 from anyjepa.core.health import (
     Gram,
@@ -195,3 +196,32 @@ def test_embeddings_that_always_lay_close_together_have_not_collapsed():
     assert "one point: embeddings differ by 0.02 of their length, 1 before" in collapse(
         cloud(0.02), Shape.of(cloud())
     )
+
+
+@pytest.mark.parametrize(("alpha", "expected"), [(0.5, 4.757), (1.0, 22.63), (2.0, 512.0)])
+def test_the_condition_number_of_power_laws(alpha, expected):
+    values = torch.arange(1, 513, dtype=torch.float64) ** -alpha
+    z = torch.diag(values.sqrt())
+    assert health.condition_number(z) == pytest.approx(expected, rel=1e-3)
+    assert health.condition_number(z, rank=1) == pytest.approx(1)
+    assert health.condition_number(torch.ones(5, 3)) == float("inf")
+    assert health.condition_number(torch.zeros(5, 3)) == float("inf")
+
+
+def test_nesum_is_the_stable_rank_of_centred_embeddings():
+    z = torch.randn(200, 6, generator=torch.Generator().manual_seed(0)).double()
+    assert health.nesum(z + 100) == pytest.approx(health.stable_rank(z - z.mean(0)))
+    assert health.nesum(torch.ones(5, 3)) == 1
+
+
+def test_the_mean_cosine_tells_one_direction_from_all():
+    z = torch.randn(5000, 6, generator=torch.Generator().manual_seed(0))
+    assert health.mean_cosine(health.Gram(6).add(z)) == pytest.approx(0, abs=0.01)
+    assert health.mean_cosine(health.Gram(6).add(torch.ones(9, 6))) == pytest.approx(1)
+
+
+def test_noise_in_views_reads_full_rank_and_yet_tells_no_samples_apart():
+    noise = torch.randn(1000, 10, 64, generator=torch.Generator().manual_seed(0)).double()
+    assert health.lidar(noise) > 60
+    assert health.views_told_apart(noise) == pytest.approx(1, abs=0.05)
+    assert health.views_told_apart(noise + 3 * noise[:, :1].roll(1, 0)) > 10

@@ -280,8 +280,10 @@ def test_arrays_are_read_in_either_order_of_axes(tmp_path, turned):
 
 def test_an_array_file_may_hold_splits_and_several_labels(tmp_path):
     values = np.stack([signals().T] * 3)
-    np.savez(tmp_path / "x.npz", x_train=values, x_test=values[:2],
-             y_train=np.eye(3)[[0, 1, 1]] + np.eye(3)[2],             y_test=np.zeros((2, 3)), rate=250)  # fmt: skip
+    np.savez(
+        tmp_path / "x.npz", x_train=values, y_train=np.eye(3)[[0, 1, 1]] + np.eye(3)[2], x_test=values[:2],
+        y_test=np.zeros((2, 3)), rate=250,
+    )  # fmt: skip
     found = open_ecg(str(tmp_path / "x.npz"), reading={**CROP, "rate": 500.0})
     assert found.labels.tolist() == [[1, 0, 1], [0, 1, 1], [0, 1, 1]]
     assert found.points(0) == 10_000

@@ -184,6 +184,8 @@ def test_going_on_with_what_differs_is_refused_in_one_sentence(tmp_path, stopped
         train_small(stopped, data, resume=True, fields={}, steps=7)
     with pytest.raises(UserError, match="started with seed = 0, not 7"):
         train_small(stopped, data, resume=True, fields={}, steps=None, seed=7)
+    with pytest.raises(UserError, match=r"no field 'deepth'.*depth"):
+        train_small(stopped, data, resume=True, fields={"deepth": 3}, steps=None)
     other = tmp_path / "other.npy"
     np.save(other, pictures(71))
     with pytest.raises(UserError, match="the data changed since"):
@@ -193,6 +195,21 @@ def test_going_on_with_what_differs_is_refused_in_one_sentence(tmp_path, stopped
     with pytest.raises(UserError, match="v-jepa"):
         go_on(stopped, data)
     assert (stopped / "metrics.jsonl").read_bytes() == before
+
+
+def test_seed_nought_is_told_from_no_seed(tmp_path, data):
+    out = tmp_path / "run"
+    train_small(out, data, steps=1, seed=7)
+    with pytest.raises(UserError, match="started with seed = 7, not 0"):
+        train_small(out, data, resume=True, fields={}, steps=None, seed=0)
+
+
+def test_fields_that_no_preset_allows_together_go_on(tmp_path, data):
+    """32 pixels in patches of 5 do not divide, which only the fields of the run, taken together, repair."""
+    out = tmp_path / "run"
+    fields = {**FIELDS, "image_size": (15, 15), "patch_size": 5}
+    train_small(out, data, fields=fields, steps=1)
+    assert train_small(out, data, resume=True, fields={"patch_size": 5}, steps=None)["steps"] == 1
 
 
 def test_a_new_run_never_overwrites_an_old_one(stopped, data):

@@ -14,8 +14,9 @@ from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.preprocessing import StandardScaler
 
 from anyjepa.core.errors import UserError
+from anyjepa.evaluation.labelled import Labelled
 from anyjepa.evaluation.linear import fit_linear, minimise, principal_components
-from anyjepa.evaluation.probes import _Labelled, knn_probe, linear_probe
+from anyjepa.evaluation.probes import knn_probe, linear_probe
 
 
 def labelled(count, dim, classes, seed=0, noise=1.0, dtype=torch.float32):
@@ -281,7 +282,7 @@ def test_a_constant_column_changes_nothing(seed, constant):
 @given(st.lists(st.integers(2, 30), min_size=2, max_size=6), st.floats(0.05, 0.95), st.integers(0, 1000))
 def test_the_split_parts_every_class_in_the_same_share(counts, fraction, seed):
     labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-    data = _Labelled.checked(torch.zeros(len(labels), 1), labels, torch.zeros(len(labels), 1), labels)
+    data = Labelled.checked(torch.zeros(len(labels), 1), labels, torch.zeros(len(labels), 1), labels)
     fit, held_out = data.split(fraction, seed)
     assert torch.cat([fit, held_out]).sort().values.tolist() == list(range(len(labels)))
     for label, count in enumerate(counts):

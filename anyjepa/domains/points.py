@@ -1,0 +1,165 @@
+"""Clouds of points: read from scans, meshes, arrays and voxels; measured, described and shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from anyjepa.core.errors import BadSample, UserError
+from anyjepa.core.points import normalised
+from anyjepa.domains import Domain, Samples
+from anyjepa.domains.point_drawing import drawn_cloud, turnable_cloud
+from anyjepa.domains.point_samples import PointSamples
+from anyjepa.domains.point_sources import SURFACE_POINTS, open_points
+
+__all__ = ["Points", "resampled"]
+
+MEASURED = 500
+PAIRS = 4096  # of points whose distances make the histogram
+BINS = 64
+CELLS = 8  # a side of the grid of the raw description
+
+
+class Points(Domain):
+    """Clouds of points in space. A batch is {"points": (n, points, 3 + channels) float32}."""
+
+    name = "points"
+
+    def open(
+        self,
+        source: str | np.ndarray,
+        labels: str | None = None,
+        split: str | None = None,
+        reading: Mapping[str, Any] | None = None,
+    ) -> Samples:
+        """Open a source of clouds; see :func:`anyjepa.domains.point_sources.open_points`.
+
+        Of ``reading``, ``channels`` is how many numbers of a point beyond x, y, z are kept, and
+        ``surface_points`` how many points are drawn from a mesh. ``up`` (x, y or z) and ``patches`` say how
+        a report draws them.
+        """
+        asked = reading or {}
+        on_surface = asked.get("surface_points", SURFACE_POINTS)
+        drawing = {name: asked[name] for name in ("up", "patches") if name in asked}
+        return open_points(source, labels, split, asked.get("channels", 0), on_surface, drawing)
+
+    def measure(self, samples: Samples, seed: int = 0) -> dict:
+        """Channels with their mean and deviation, points a cloud, and how many points were left out.
+
+        Over at most 500 clouds drawn with ``seed``. ``radius`` is the median distance of a cloud's outermost
+        point from its mean place, in the data's unit. Raises UserError where no cloud can be read.
+        """
+        chosen = np.arange(len(samples))
+        if len(samples) > MEASURED:
+            chosen = np.sort(np.random.default_rng(seed).choice(len(samples), MEASURED, replace=False))
+        counts, radii, sums = [], [], []
+        for index in chosen:
+            try:
+                cloud = samples.read(int(index)).astype(np.float64)
+            except BadSample:
+                continue
+            counts.append(len(cloud))
+            radii.append(np.linalg.norm(cloud[:, :3], axis=1).max())
+            sums.append((cloud[:, 3:].sum(axis=0), (cloud[:, 3:] ** 2).sum(axis=0)))
+        if not counts:
+            raise UserError(f"{samples.source} holds no readable cloud: give clouds that open")
+        mean, square = (np.sum(part, axis=0) / sum(counts) for part in zip(*sums, strict=True))
+        facts = {
+            "channels": len(mean),
+            "channel_mean": mean.tolist(),
+            "channel_std": np.sqrt(np.maximum(square - mean**2, 0)).tolist(),
+            "points": int(np.median(counts)),
+            "least_points": int(min(counts)),
+            "most_points": int(max(counts)),
+            "radius": float(np.median(radii)),
+        }
+        if isinstance(samples, PointSamples):
+            facts["dropped_not_finite"] = samples.dropped["not_finite"]
+            facts["dropped_duplicates"] = samples.dropped["duplicates"]
+            facts["dropped_counted_in_clouds"] = samples.looked_at
+            facts.update(samples.drawing)
+        return facts
+
+    def raw(self, batch: dict[str, Tensor], facts: dict) -> Float[Tensor, "n features"]:
+        """What a cloud's shape says without learning, after centring it and scaling it to the unit ball.
+
+        The histogram of distances of 4,096 random pairs of points in 64 bins (D2 of Osada et al. 2002), the
+        spread along its three principal axes, and the share of its points in each cell of an 8 x 8 x 8 grid;
+        then mean and deviation of each channel. Shares are in units of an even spread.
+        """
+        points = batch["points"].float()
+        places = normalised(points[..., :3])
+        pairs = torch.from_numpy(np.random.default_rng(0).integers(places.shape[1], size=(2, PAIRS)))
+        apart = (places[:, pairs[0]] - places[:, pairs[1]]).norm(dim=2)
+        histogram = _shares((apart / 2 * BINS).long().clamp(0, BINS - 1), BINS)
+        variances = torch.linalg.eigvalsh(places.mT @ places / places.shape[1]).flip(1)
+        cells = ((places + 1) / 2 * CELLS).long().clamp(0, CELLS - 1)
+        grid = _shares((cells * torch.tensor([CELLS**2, CELLS, 1], device=cells.device)).sum(2), CELLS**3)
+        extra = points[..., 3:]
+        mean = extra.mean(dim=1)
+        deviation = (extra - mean.unsqueeze(1)).square().mean(dim=1).sqrt()
+        return torch.cat([histogram, variances.clamp(min=0).sqrt(), grid, mean, deviation], dim=1)
+
+    def noise(self, facts: dict, count: int) -> list[np.ndarray]:
+        """Clouds (points, 3 + channels) float32 of independent normal numbers."""
+        random, places = np.random.default_rng(0), (facts["points"], 3)
+        return [
+            np.concatenate(
+                [
+                    random.normal(0, facts["radius"] / 3 or 1.0, places),
+                    random.normal(
+                        facts["channel_mean"], facts["channel_std"], (places[0], facts["channels"])
+                    ),
+                ],
+                axis=1,
+            ).astype(np.float32)
+            for _ in range(count)
+        ]
+
+    def picture(
+        self, batch: dict[str, Tensor], index: int, facts: dict, colours: Tensor | None = None
+    ) -> np.ndarray:
+        """(120, 120, 3) uint8: the cloud from a little above and the side, nearer points brighter.
+
+        ``colours`` (patches, 3) in 0..1 paint each point by the patch whose centre is nearest, NaN leaves it.
+        """
+        return drawn_cloud(batch["points"][index].detach().cpu(), colours, facts.get("up", "y"))
+
+    def figure(
+        self, batch: dict[str, Tensor], index: int, facts: dict, colours: Tensor | None = None
+    ) -> str | None:
+        """The same as a canvas that is turned by dragging or by the arrow keys, as HTML with its script.
+
+        Without ``colours``, every patch has a colour of its own.
+        """
+        cloud = batch["points"][index].detach().cpu()
+        return turnable_cloud(cloud, colours, facts.get("up", "y"), facts.get("patches"))
+
+
+def _shares(bins: Tensor, count: int) -> Tensor:
+    """(n, count): how much of each row (n, values) lies in each bin, in units of an even spread."""
+    ones = torch.ones_like(bins, dtype=torch.float32)
+    total = torch.zeros(len(bins), count, device=bins.device).scatter_add_(1, bins, ones)
+    return total * (count / bins.shape[1])
+
+
+def resampled(
+    samples: Sequence[np.ndarray] | np.ndarray, count: int, chance: Sequence[np.random.Generator]
+) -> np.ndarray:
+    """(n, count, columns) float32: as many points of each cloud, drawn without putting back.
+
+    A cloud that has fewer keeps all of them, each as often as the others give or take one.
+    """
+    found = []
+    for cloud, random in zip(samples, chance, strict=True):
+        whole, rest = divmod(count, len(cloud))
+        chosen = np.tile(np.arange(len(cloud)), whole)
+        if rest:
+            chosen = np.concatenate([chosen, random.choice(len(cloud), rest, replace=False)])
+        found.append(np.asarray(cloud, dtype=np.float32)[chosen])
+    return np.stack(found)
