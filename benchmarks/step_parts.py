@@ -154,7 +154,8 @@ class Dissected:
         self.samples = self.domain.open(str(folder))
         method = build_method(self.recipe, self.domain.measure(self.samples, 0), seed=0)
         assert isinstance(method, MaskedJepa)
-        self.method, self.optimiser, self.watch = method, build_optimiser(method), Watch()
+        self.method, self.watch = method, Watch()
+        self.optimiser = build_optimiser(method, self.recipe)
         self.data = Steps(self.samples, self.recipe, sizes.batch_size, 0, steps)
         self.phases, self.step = Phases(), 0
         self._time_parts()

@@ -42,9 +42,6 @@ class Context:
 class Method(nn.Module):
     """One self-supervised method: the parts of a recipe joined."""
 
-    decay_all: bool = False
-    """Whether weight decay acts on biases, norms and other vectors too, as some released codes have it."""
-
     @property
     def backbone(self) -> nn.Module:
         """The module that `embed` uses: what a user takes away."""

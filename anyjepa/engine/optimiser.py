@@ -10,21 +10,17 @@ from anyjepa.recipes import Recipe
 
 
 def build_optimiser(method: nn.Module, recipe: Recipe | None = None) -> Optimizer:
-    """AdamW over what has gradients, with the recipe's constants (betas 0.9 and 0.999, eps 1e-8 without one).
+    """AdamW over what has gradients, with the recipe's betas, epsilon and choice of what is decayed.
 
-    Biases and norms are not decayed, unless the method says that everything is (`Method.decay_all`). With a
-    recipe that says ``decay_tokens false`` only the weights of linear and convolutional layers are: mask tokens,
-    registers and learned tables are not.
+    Without a recipe: betas 0.9 and 0.999, eps 1e-8, biases and norms spared.
     """
     parameters = [p for p in method.parameters() if p.requires_grad]
     layers = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    weights = {id(part.weight) for part in method.modules() if isinstance(part, layers)}
-    if getattr(method, "decay_all", False):
-        decayed = {id(p) for p in parameters}
-    elif recipe is None or recipe.decay_tokens:
-        decayed = {id(p) for p in parameters if p.ndim > 1}
-    else:
-        decayed = {id(p) for p in parameters if id(p) in weights}
+    decayed = {
+        "all": {id(p) for p in parameters},
+        "matrices": {id(p) for p in parameters if p.ndim > 1},
+        "layers": {id(part.weight) for part in method.modules() if isinstance(part, layers)},
+    }["matrices" if recipe is None else recipe.decay]
     groups = [
         {"params": [p for p in parameters if id(p) in decayed], "decayed": True},
         {"params": [p for p in parameters if id(p) not in decayed], "decayed": False, "weight_decay": 0.0},

@@ -10,7 +10,7 @@ import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -40,7 +40,7 @@ class Recipe(ABC):
     warmup_epochs: float = 40.0  # epochs in which the learning rate rises
     weight_decay: float = 0.04  # of AdamW at the first step
     final_weight_decay: float = 0.4  # of AdamW at the last step
-    decay_tokens: bool = True  # weight decay of all that is no bias or norm; false for weights of layers only
+    decay: Literal["matrices", "layers", "all"] = "matrices"  # what decays: no vectors, layers' weights, all
     betas: tuple[float, float] = (0.9, 0.999)  # of AdamW: how slowly its two averages of gradients forget
     epsilon: float = 1e-8  # of AdamW, added to the denominator
     gradient_clip: float = 0.0  # largest gradient norm; 0 for no clipping

@@ -234,9 +234,7 @@ class EcgJepa(Recipe):
     start_learning_rate: float = 1e-6  # at the first step
     weight_decay: float = 0.01  # of AdamW at the first step
     final_weight_decay: float = 0.1  # of AdamW at the last step
-    decay_tokens: bool = (
-        False  # weight decay of all that is no bias or norm; false for weights of layers only
-    )
+    decay: Literal["matrices", "layers", "all"] = "layers"  # what decays: weights of layers only, as released
     betas: tuple[float, float] = (0.9, 0.99)  # of AdamW: how slowly its two averages of gradients forget
     epsilon: float = 1e-6  # of AdamW, added to the denominator
     leads: str = "auto"  # names set apart by commas, in the order wanted; auto: those that most records have

@@ -82,7 +82,7 @@ class PointJepa(Recipe):
     warmup_epochs: float = 30.0  # epochs in which the learning rate rises
     weight_decay: float = 0.05  # of AdamW at the first step
     final_weight_decay: float = 0.05  # of AdamW at the last step
-    decay_all: bool = True  # weight decay also on norms, biases and the mask token, as released
+    decay: Literal["matrices", "layers", "all"] = "all"  # what decays; norms and biases too, as released
     points: int = 1024  # of a cloud that the encoder sees
     candidates: int = 8192  # points that those are chosen from by farthest point sampling; drawn by chance
     channels: int = 0  # values of a point beyond x, y, z that are used: colour, normal, intensity
@@ -236,7 +236,7 @@ class RunPrediction(Method):
     ) -> None:
         super().__init__()
         self.encoder, self.predictor, self.sampler = encoder, predictor, sampler
-        self.wanted, self.recipe, self.decay_all = wanted, recipe, recipe.decay_all
+        self.wanted, self.recipe = wanted, recipe
         self.target = EmaTeacher(encoder.trunk, *recipe.momentum) if recipe.teacher == "ema" else None
 
     @property

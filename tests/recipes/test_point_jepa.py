@@ -322,14 +322,14 @@ def test_gradients_pass_through_the_targets_only_where_collapse_is_asked_for(tea
 
 
 def test_decay_is_on_everything_as_released_or_spares_norms():
-    for everything in (True, False):
-        method = small_method(decay_all=everything)
-        decayed = [
-            p for group in build_optimiser(method).param_groups if group["decayed"] for p in group["params"]
-        ]
+    for decay in ("all", "matrices"):
+        method = small_method()
+        groups = build_optimiser(method, small_recipe(decay=decay)).param_groups
+        decayed = [p for group in groups if group["decayed"] for p in group["params"]]
         vectors = [p for p in method.parameters() if p.requires_grad and p.ndim == 1]
         assert vectors
-        assert any(p is vector for p in decayed for vector in vectors) == everything
+        assert any(p is vector for p in decayed for vector in vectors) == (decay == "all")
+    assert recipe("point-jepa").preset("paper").decay == "all"
 
 
 def test_views_are_pooled_over_what_is_seen_and_differ():
