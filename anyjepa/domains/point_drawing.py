@@ -110,7 +110,7 @@ def _painted(points: Cloud, colours: Tensor | None, up: str) -> tuple[np.ndarray
         return paint, np.full(len(points), 16, np.uint8)
     given = colours.detach().cpu().float()
     paint = given[patch_of_points(points, len(given))[0]].numpy()
-    bare = np.isnan(paint).any(axis=1)
+    bare: np.ndarray = np.isnan(paint).any(axis=1)
     faint = np.logical_not(bare) & (paint.max(axis=1) - paint.min(axis=1) < 1e-3)
     paint = np.where(bare[:, None], PLAIN, np.clip(np.where(faint[:, None], 0.6 * paint, paint), 0, 1))
     return paint, np.where(faint, 9, 16).astype(np.uint8)

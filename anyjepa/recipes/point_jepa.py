@@ -251,7 +251,7 @@ class RunPrediction(Method):
             self.target.eval()
         return self
 
-    def augmented(self, points: Cloud, generator: Generator) -> Cloud:
+    def varied(self, points: Cloud, generator: Generator) -> Cloud:
         """Stretched along each axis, centred, scaled to the unit ball, turned about the up axis."""
         rows = 1 if self.recipe.published else len(points)
         chance = torch.rand((rows, 4), generator=generator, device=generator.device, dtype=points.dtype)
@@ -289,7 +289,7 @@ class RunPrediction(Method):
         them above 0.1 and 0.01.
         """
         kept = self.encoder.sampled(batch["points"], context.generator)
-        points = self.augmented(kept, context.generator)
+        points = self.varied(kept, context.generator)
         tokens = self.encoder.tokenizer(points, self.encoder.centres(points, context.generator))
         masks = self._masks(tokens.coordinates, context.generator)
         added = self.encoder.positions(tokens.coordinates)

@@ -240,8 +240,8 @@ def test_the_teacher_is_copied_twice_and_then_moves_by_its_momentum():
 
 def test_every_sample_is_stretched_and_turned_by_itself_unless_as_published():
     batch = {"points": clouds(1)["points"].expand(4, -1, -1)}["points"]
-    own = small_method().augmented(batch, torch.Generator().manual_seed(0))
-    shared = small_method(published=True).augmented(batch, torch.Generator().manual_seed(0))
+    own = small_method().varied(batch, torch.Generator().manual_seed(0))
+    shared = small_method(published=True).varied(batch, torch.Generator().manual_seed(0))
     assert not torch.allclose(own[0], own[1], atol=1e-3)
     assert torch.equal(shared[0], shared[1])
 
@@ -249,7 +249,7 @@ def test_every_sample_is_stretched_and_turned_by_itself_unless_as_published():
 @pytest.mark.parametrize("up", ["x", "y", "z"])
 def test_a_turn_keeps_heights_and_distances(up):
     batch = clouds()["points"].double()
-    turned = small_method(up=up, scale=(1.0, 1.0)).augmented(batch, torch.Generator().manual_seed(0))
+    turned = small_method(up=up, scale=(1.0, 1.0)).varied(batch, torch.Generator().manual_seed(0))
     still = normalised(batch)
     axis = "xyz".index(up)
     assert torch.allclose(turned[..., axis], still[..., axis])
