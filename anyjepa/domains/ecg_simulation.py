@@ -8,6 +8,8 @@ the thorax.
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from anyjepa.domains.ecg_arrays import EcgArray
@@ -71,13 +73,7 @@ def simulated(split: str | None, rate: float) -> EcgArray:
 
     Ten seconds at `rate` samples a second, millivolts. Raises NoSplit for another name.
     """
-    random = np.random.default_rng(20241017)
-    kinds = np.repeat(np.arange(len(CLASSES)), PATIENTS)
-    patients = np.repeat(np.arange(len(kinds)), RECORDS)
-    waves = _hearts(kinds, random)[patients]
-    kinds = kinds[patients]
-    beats, mean_interval = _beats(kinds, random)
-    signals = _recorded(kinds, waves, beats, mean_interval, rate, random)
+    kinds, patients, signals = _everything(rate)
     held_out = patients % HELD_OUT == 0
     words = [word.lower() for word in split_order(split)]
     if words == ["all"]:
@@ -91,6 +87,19 @@ def simulated(split: str | None, rate: float) -> EcgArray:
     groups = np.array([f"patient {number:03d}" for number in patients[rows]])
     records = ArrayRecords(signals[rows], STANDARD, rate)
     return EcgArray(records, "simulated ECGs", kinds[rows].astype(np.int64), list(CLASSES), groups)
+
+
+@functools.lru_cache(maxsize=1)
+def _everything(rate: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Kind and patient of every record, and its signals; kept, for train and test are asked for in turn."""
+    random = np.random.default_rng(20241017)
+    kinds = np.repeat(np.arange(len(CLASSES)), PATIENTS)
+    patients = np.repeat(np.arange(len(kinds)), RECORDS)
+    waves = _hearts(kinds, random)[patients]
+    kinds = kinds[patients]
+    beats, mean_interval = _beats(kinds, random)
+    signals = _recorded(kinds, waves, beats, mean_interval, rate, random)
+    return kinds, patients, signals
 
 
 def _hearts(kinds: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -197,10 +206,10 @@ def _disturbance(count: int, times: np.ndarray, rate: float, random: np.random.G
     """Breathing moves the baseline, muscles and the amplifier make noise, and the mains hum."""
     frequency, phase = random.uniform(0.15, 0.4, (count, 1)), random.uniform(0, 2 * np.pi, (count, 1))
     wander = np.sin(2 * np.pi * frequency * times + phase).astype(np.float32)
-    weights = random.normal(0, 0.06, (count, 12, 1)).astype(np.float32)
+    weights = random.normal(0, 0.12, (count, 12, 1)).astype(np.float32)
     hum = np.sin(2 * np.pi * 50 * times + phase).astype(np.float32) if rate > 100 else np.zeros_like(wander)
     loud = random.uniform(0, 0.01, (count, 12, 1)).astype(np.float32)
     # the same noise in a hertz at every rate
-    level = (random.uniform(0.01, 0.035, (count, 1, 1)) * np.sqrt(rate / 500)).astype(np.float32)
+    level = (random.uniform(0.02, 0.07, (count, 1, 1)) * np.sqrt(rate / 500)).astype(np.float32)
     noise = random.standard_normal((count, 12, len(times)), dtype=np.float32)
     return weights * wander[:, None] + loud * hum[:, None] + level * noise

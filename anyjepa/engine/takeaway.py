@@ -87,6 +87,9 @@ def _write_parquet(run: Run, samples: Samples, beside: Path, _out: Path) -> tupl
 def _label_names(samples: Samples, indices: np.ndarray) -> list[Any]:
     assert samples.labels is not None
     values = samples.labels[indices]
+    if values.ndim == 2:
+        names = samples.classes or [str(number) for number in range(values.shape[1])]
+        return [[names[n] for n in np.flatnonzero(row == 1)] if (row >= 0).any() else None for row in values]
     if samples.classes is None:
         return (
             [None if np.isnan(v) else float(v) for v in values]

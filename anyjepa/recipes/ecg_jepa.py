@@ -222,9 +222,10 @@ class EcgJepa(Recipe):
             "predictor_width": 384, "predictor_depth": 12, "predictor_heads": 12, "batch_size": 1024,
         },
         "tiny": {
-            "rate": 100.0, "patch_size": 10, "width": 96, "depth": 4, "heads": 4,
+            "rate": 100.0, "patch_size": 20, "width": 64, "depth": 4, "heads": 4,
             "predictor_width": 48, "predictor_depth": 2, "predictor_heads": 4, "initialisation": "fan-in",
-            "epochs": 100.0, "warmup_epochs": 10.0, "batch_size": 64, "momentum": (0.99, 1.0),
+            "epochs": 150.0, "warmup_epochs": 15.0, "batch_size": 64, "momentum": (0.99, 1.0),
+            "learning_rate": 2e-3,
         },
     }  # fmt: skip
 

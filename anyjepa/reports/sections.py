@@ -29,27 +29,41 @@ THUMBNAIL = 96  # pixels a side
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels of samples: `values` (n,) are class numbers (-1 unknown) or float targets (NaN unknown)."""
+    """Labels of samples: `values` (n,) are class numbers (-1 unknown) or float targets (NaN unknown).
+
+    Or (n, classes): 1 for each class that a sample is of, 0 for the others, -1 where unknown.
+    """
 
     values: np.ndarray | None
     classes: Sequence[str] | None = None
 
     @property
     def are_classes(self) -> bool:
-        """There are labels, and they are classes."""
-        return self.values is not None and np.issubdtype(self.values.dtype, np.integer)
+        """There are labels, and they are classes, one a sample."""
+        return (
+            self.values is not None and self.values.ndim == 1 and np.issubdtype(self.values.dtype, np.integer)
+        )
+
+    @property
+    def are_several(self) -> bool:
+        """A sample may be of several classes."""
+        return self.values is not None and self.values.ndim == 2
 
     def known(self, index: int) -> bool:
         """The label of sample `index` is known."""
         if self.values is None:
             return False
         value = self.values[index]
+        if self.are_several:
+            return bool((value >= 0).any())
         return bool(value >= 0) if self.are_classes else bool(np.isfinite(value))
 
     def text(self, index: int) -> str:
         """The label of sample `index` in words; empty where unknown."""
         if self.values is None or not self.known(index):
             return ""
+        if self.are_several:
+            return ", ".join(self.name(int(number)) for number in np.flatnonzero(self.values[index] == 1))
         return self.name(int(self.values[index])) if self.are_classes else short(float(self.values[index]))
 
     def name(self, number: int) -> str:
@@ -351,6 +365,8 @@ def map_marks(labels: Labels, count: int) -> tuple[list[int | str], list[tuple[i
     blue through grey to orange.
     """
     if labels.values is None or not any(labels.known(index) for index in range(count)):
+        return [0] * count, []
+    if labels.are_several:  # one colour cannot say several
         return [0] * count, []
     if not labels.are_classes:
         return _graded(labels.values)

@@ -26,7 +26,7 @@ def write_wfdb(folder, name, values, names, rate=500.0, units="mV", format="16",
 
 
 def write_edf(path, values, names, rate=500, unit="mV", largest=5.0):
-    """European Data Format (Kemp et al. 1992): a header of fixed fields in ASCII, then 16-bit records of 1 s."""
+    """European Data Format (Kemp et al. 1992): a header of fixed fields, then 16-bit records of 1 s."""
 
     def fields(width, *texts):
         return b"".join(str(text).encode("ascii").ljust(width) for text in texts)

@@ -24,7 +24,8 @@ CROP = {"rate": 500.0, "seconds": 10.0, "record_seconds": 60.0, "use_seconds": 2
 @pytest.mark.parametrize(
     ("given", "name"),
     [
-        ("AVF", "aVF"), ("ECG avl", "aVL"), ("Lead II", "II"), ("EKG_V1", "V1"), ("MLII", "II"), ("DIII", "III"),
+        ("AVF", "aVF"), ("ECG avl", "aVL"), ("Lead II", "II"), ("EKG_V1", "V1"), ("MLII", "II"),
+        ("DIII", "III"),
         ("v6", "V6"), ("ECG lead I", "I"), ("vx", "vx"), ("ECG1", "ECG1"), ("RESP", "RESP"),
     ],
 )  # fmt: skip
@@ -178,7 +179,7 @@ def test_damaged_records_are_named_and_skipped(tmp_path):
 def test_no_header_makes_opening_fail_otherwise_than_in_words(tmp_path_factory, content):
     folder = tmp_path_factory.mktemp("any")
     (folder / "a.hea").write_bytes(content)
-    with pytest.raises(UserError, match="no ECG|no usable|shorter"):
+    with pytest.raises(UserError, match=r"no ECG|no usable|shorter"):
         open_ecg(folder, reading=CROP)
 
 
@@ -279,8 +280,10 @@ def test_arrays_are_read_in_either_order_of_axes(tmp_path, turned):
 
 def test_an_array_file_may_hold_splits_and_several_labels(tmp_path):
     values = np.stack([signals().T] * 3)
-    np.savez(tmp_path / "x.npz", x_train=values, y_train=np.eye(3)[[0, 1, 1]] + np.eye(3)[2], x_test=values[:2],
-             y_test=np.zeros((2, 3)), rate=250)  # fmt: skip
+    np.savez(
+        tmp_path / "x.npz", x_train=values, y_train=np.eye(3)[[0, 1, 1]] + np.eye(3)[2], x_test=values[:2],
+        y_test=np.zeros((2, 3)), rate=250,
+    )  # fmt: skip
     found = open_ecg(str(tmp_path / "x.npz"), reading={**CROP, "rate": 500.0})
     assert found.labels.tolist() == [[1, 0, 1], [0, 1, 1], [0, 1, 1]]
     assert found.points(0) == 10_000
