@@ -164,7 +164,7 @@ def main() -> None:
     )
     parser.add_argument("--data", default="digits", help="labelled images")
     parser.add_argument("--test", help="the held-out ones, where --data has no test part")
-    parser.add_argument("--lambdas", type=float, nargs="+", default=[0.005, 0.02, 0.1, 0.4])
+    parser.add_argument("--lambdas", type=float, nargs="+", default=[0.01, 0.02, 0.05, 0.1])
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-3, 4e-3])
     parser.add_argument("--steps", type=int, nargs="+", default=[50, 300])
     parser.add_argument("--seed", type=int, default=0)

@@ -225,7 +225,6 @@ def test_without_sigreg_it_collapses_and_with_it_not(tmp_path):
     assert spread(with_it) > 0.5
     figures = anyjepa.inspect(with_it)
     assert not figures["collapsed"]
-    assert figures["sigreg_mean"] < 0.1 * 0.402 * 512
     assert anyjepa.inspect(without)["sigreg_mean"] > 2 * figures["sigreg_mean"]
 
 

@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from anyjepa.reports.page import render
+from anyjepa.reports.page import SampleViews, render
 
 EVIL = "<script>alert(1)</script>"
 ABSENT = ("scores", "curves", "spectrum", "masks", "neighbours", "patches", "map")
@@ -119,3 +119,13 @@ def test_a_browser_runs_it_without_a_complaint(content, width, request, tmp_path
     assert 'data-ready="yes"' in done.stdout
     assert 'data-wide="false"' in done.stdout
     assert "CONSOLE" not in done.stderr
+
+
+def test_views_take_the_place_of_masks_and_their_names_are_text(full):
+    picture = full.masks.samples[0].whole
+    named = dataclasses.replace(picture, caption=EVIL, alt=EVIL)
+    page = render(dataclasses.replace(full, masks=SampleViews([(picture, [named, named])], 2.0)))
+    assert "What it had to see as one" in page
+    assert "2 times as bright" in page
+    assert EVIL not in page
+    assert "target 1" not in page

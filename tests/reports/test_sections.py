@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from anyjepa.core.tokens import Tokens
+from anyjepa.domains.images import Images
 from anyjepa.reports import sections
 from anyjepa.reports.pictures import fit, sprite_sheet
 from anyjepa.reports.sections import Labels, Looked
@@ -133,3 +134,18 @@ def test_a_sprite_sheet_has_each_picture_in_its_cell():
     assert [int(sheet[n // 3 * 8 + 4, n % 3 * 8 + 4, 0]) for n in range(5)] == [0, 50, 100, 150, 200]
     assert sheet[0, 0, 0] == 128  # proportions are kept: above a wide picture is the ground
     assert fit(np.zeros((200, 100, 3), dtype=np.uint8), 50).shape == (50, 25, 3)
+
+
+def test_views_are_drawn_beside_their_sample_by_name():
+    images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    small = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    made = {"global 1": {"image": images}, "local 1": {"image": small}}
+    found = sections.views(Images(), {}, {"image": images}, made, ["a", "b"], 2.0)
+    assert [[picture.caption for picture in pictures] for _, pictures in found.rows] == [
+        ["global 1", "local 1"]
+    ] * 2
+    assert found.rows[1][0].alt == "Sample b"
+    assert found.rows[1][1][1].alt == "local 1 view of sample b"
+    # the same brightness for all
+    assert found.gain == 2
+    assert found.rows[0][0].source == found.rows[0][1][0].source != found.rows[1][0].source
