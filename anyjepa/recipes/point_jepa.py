@@ -45,7 +45,7 @@ class PointJepa(Recipe):
     The defaults are the released configuration, which gave the published numbers. Where the paper's
     supplement differs from it, it is an option: momentum 0.995 to 1 (``--momentum 0.995 1.0``). The loss is
     the mean over tokens, as released; the paper sums over the tokens of a block, which is the same up to a
-    factor of 9 to 12. As released, weight decay acts on norms and biases too (``--decay-all false``).
+    factor of 9 to 12. As released, weight decay acts on norms and biases too (else ``--decay matrices``).
     The released code draws one scale, one angle and one set of masks a batch; here every sample draws its
     own, and ``--published true`` brings the batch's back. The learning rate moves each step instead of each
     epoch. The teacher is the encoder's transformer only: the PointNet and the embedding of positions are
