@@ -32,6 +32,14 @@ class Tokens:
             present=None if self.present is None else self.present.gather(1, indices),
         )
 
+    def split(self, samples: int) -> list[Tokens]:
+        """The batch in pieces of so many samples; coordinates that all share stay shared."""
+        values = self.values.split(samples)
+        shared = self.coordinates.shape[0] == 1
+        coordinates = [self.coordinates] * len(values) if shared else self.coordinates.split(samples)
+        present = [None] * len(values) if self.present is None else self.present.split(samples)
+        return [Tokens(*piece) for piece in zip(values, coordinates, present, strict=True)]
+
 
 def take(table: Shaped[Tensor, "shared tokens width"], indices: Int[Tensor, "batch kept"]) -> Tensor:
     """Rows of `table` at `indices`, (batch, kept, width); a table of one sample serves the whole batch.

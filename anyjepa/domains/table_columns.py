@@ -104,15 +104,23 @@ def typed(values: Any) -> arrow.Array:
     if arrow.types.is_duration(kind) or arrow.types.is_time(kind):
         return compute.cast(compute.cast(values, arrow.int64()), arrow.float64())
     if arrow.types.is_string(kind) or arrow.types.is_large_string(kind) or arrow.types.is_string_view(kind):
-        return _of_text(compute.cast(values, arrow.string()))
+        return _of_text(values)
     return values
 
 
+def trimmed(values: Any) -> arrow.Array:
+    """Text without blanks at its ends; the words of `MISSING` become null."""
+    values = values.combine_chunks() if isinstance(values, arrow.ChunkedArray) else values
+    if arrow.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    values = compute.utf8_trim_whitespace(compute.cast(values, arrow.string()))
+    absent = compute.is_in(compute.utf8_lower(values), value_set=arrow.array(MISSING))
+    return compute.if_else(absent, None, values)
+
+
 def _of_text(values: arrow.Array) -> arrow.Array:
-    values = compute.utf8_trim_whitespace(values)
+    values = trimmed(values)
     lowered = compute.utf8_lower(values)
-    absent = compute.is_in(lowered, value_set=arrow.array(MISSING))
-    values, lowered = compute.if_else(absent, None, values), compute.if_else(absent, None, lowered)
     if _all_match(lowered, NUMBER) and not _any_match(values, CODE):
         return _whole(_numbers(values))
     if _all_in(lowered, {*TRUE, *FALSE}):

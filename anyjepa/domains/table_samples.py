@@ -14,7 +14,7 @@ import pyarrow as arrow
 from anyjepa.core.errors import BadSample, UserError, nearest
 from anyjepa.domains.label_files import labels_from_file
 from anyjepa.domains.sources import index_classes
-from anyjepa.domains.table_columns import KINDS, Column, compute, encode, inferred, stated, typed
+from anyjepa.domains.table_columns import KINDS, Column, compute, encode, inferred, stated, trimmed, typed
 from anyjepa.domains.table_formats import Sheet
 from anyjepa.domains.table_sources import read_table
 
@@ -148,11 +148,15 @@ def open_table(
     label = labels if labels in cells else None
     if labels is not None and label is None and not os.path.exists(labels):
         raise UserError(f"{name} has no column '{labels}'.{nearest(labels, cells)}")
-    if "columns" in reading:
-        layout = Layout.of(reading)
+    trained = Layout.of(reading) if "columns" in reading else None
+    target = label or (trained.label if trained else _target(sheet, cells, reading.get("target", "")))
+    if target in cells and _yes_or_no(sheet.table[target], cells[target]):
+        cells[target] = trimmed(sheet.table[target])
+    if trained:
+        layout = trained
         _check_columns(layout, cells, label, name)
     else:
-        layout = _layout(sheet, cells, label, reading)
+        layout = _layout(sheet, cells, target, reading)
     array, wrong = _encoded(layout, cells)
     identities = _identities(layout, cells, sheet.table.num_rows)
     problems = sheet.problems + [BadSample(identities[row], reason) for row, reason in sorted(wrong.items())]
@@ -165,6 +169,11 @@ def open_table(
     if labels is not None and label is None:
         samples.labels, samples.classes = labels_from_file(labels, samples.identities)
     return samples
+
+
+def _yes_or_no(written: Any, read: arrow.Array) -> bool:
+    """Whether a column of words was read as boolean: classes keep the words they were written in."""
+    return arrow.types.is_boolean(read.type) and not arrow.types.is_boolean(written.type)
 
 
 def _check_columns(layout: Layout, cells: dict[str, Any], label: str | None, source: str) -> None:
@@ -182,9 +191,8 @@ def _check_columns(layout: Layout, cells: dict[str, Any], label: str | None, sou
         )
 
 
-def _layout(sheet: Sheet, cells: dict[str, Any], label: str | None, reading: Mapping[str, Any]) -> Layout:
+def _layout(sheet: Sheet, cells: dict[str, Any], target: str | None, reading: Mapping[str, Any]) -> Layout:
     types = {**sheet.kinds, **stated_types(reading.get("stated", ""))}
-    target = label or _target(sheet, cells, reading.get("target", ""))
     for name in stated_types(reading.get("stated", "")):
         if name not in cells:
             raise UserError(f"there is no column '{name}' to state the type of.{nearest(name, cells)}")
@@ -245,7 +253,7 @@ def _classes(values: arrow.Array, kind: str) -> tuple[str, ...] | None:
 
 def _label_texts(values: arrow.Array) -> arrow.Array:
     if arrow.types.is_boolean(values.type):
-        return compute.if_else(values, "true", "false")
+        return compute.if_else(values, "True", "False")
     if arrow.types.is_floating(values.type):
         numbers = values.to_numpy(zero_copy_only=False)
         texts = [None if np.isnan(v) else f"{v:.0f}" if v == np.rint(v) else repr(float(v)) for v in numbers]

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from anyjepa.core import transformer
 from anyjepa.core.masking import Masks, MultiBlock
 from anyjepa.core.positions import Rotary, SinCos, grid
 from anyjepa.core.tokens import Tokens, take
@@ -83,6 +84,25 @@ def test_keeping_every_token_is_keeping_none_out():
     made, batch = encoder(), {"vectors": torch.randn(2, 16, 24)}
     everything = torch.arange(16).expand(2, -1)
     assert torch.allclose(made(batch, everything).values, made(batch).values, atol=1e-5)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_pieces_that_fit_the_cache_give_the_tokens_of_the_whole_batch(shared, monkeypatch):
+    torch.manual_seed(0)
+    made = Encoder(Vectors(), SinCos(24, 2), 24, 2, 2, registers=2).eval()
+    nn.init.normal_(made.registers)
+    places = grid(4, 4) if shared else torch.rand(5, 16, 2)
+    tokens = Tokens(torch.randn(5, 16, 24), places, torch.rand(5, 16) > 0.3)
+    with torch.no_grad():
+        whole = made.encode(tokens)
+        calls = []
+        made.blocks[0].register_forward_pre_hook(lambda _, inputs: calls.append(len(inputs[0])))
+        monkeypatch.setattr(transformer, "CACHED", 2 * 16 * 24)
+        pieces = made.encode(tokens)
+    assert calls == [2, 2, 1]
+    assert torch.allclose(whole[0].values, pieces[0].values, atol=1e-6)
+    assert torch.allclose(whole[1], pieces[1], atol=1e-6)
+    assert pieces[0].coordinates is places and pieces[0].present is tokens.present
 
 
 def test_positions_added_before_or_after_dropping_tokens_are_the_same():
