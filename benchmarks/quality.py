@@ -4,6 +4,7 @@ Pre-trains a recipe without labels, probes it on held-out samples, and trains th
 the same crops for the same time. One line a seed, then means with 95 % intervals over seeds.
 
     python benchmarks/quality.py --data ../shared/data/mnist --seeds 0 1 2
+    python benchmarks/quality.py --recipe point-jepa --data clouds/ --no-supervised
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ from anyjepa.engine.train import Settings, train
 from anyjepa.evaluation.confidence import accuracy_interval, mean_interval
 from anyjepa.recipes import recipe
 from anyjepa.recipes.fields import parse_words
+
+
+SHOWN = (("trained", "value"), ("untrained", "untrained"), ("raw", "raw"))
 
 
 class Classifier(nn.Module):
@@ -87,12 +91,29 @@ def one_seed(options: argparse.Namespace, fields: dict[str, Any], seed: int) -> 
     run = load(out)
     row: dict[str, Any] = {"seed": seed, "seconds": round(seconds), "steps": trained["steps"]}
     row["rankme"] = anyjepa.inspect(run)["rankme"]
-    for result in anyjepa.evaluate(run, options.data, probe=["linear", "knn"])["results"]:
-        for key in ("value", "low", "high", "untrained", "raw", "gain_over_untrained", "gain_over_raw"):
+    scored = anyjepa.evaluate(run, options.data, probe=options.probes, labels=options.labels)
+    for result in scored.get("results", [scored]):
+        for key in ("value", "low", "high", "untrained", "raw"):
             row[f"{result['probe']}_{key}"] = result[key]
+        for kind in ("untrained", "raw"):
+            difference = [result["value"] - result[kind]]
+            row[f"{result['probe']}_gain_over_{kind}"] = result.get(f"gain_over_{kind}", difference)
+        shown = "  ".join(f"{kind} {result[key]:.3f}" for kind, key in SHOWN)
+        print(f"seed {seed}  {result['probe']}  {shown}", flush=True)
     if not options.no_supervised:
         row["supervised"], row["supervised_low"], row["supervised_high"] = supervised(run, seconds, seed)
     return row
+
+
+def over_seeds(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """Mean and 95 % interval over seeds of every score, and of every gain, which is paired by seed."""
+    summary = {}
+    for name, value in rows[0].items():
+        if isinstance(value, float) and not name.endswith(("low", "high")):
+            summary[name] = [round(part, 4) for part in mean_interval([row[name] for row in rows])]
+        elif "_gain_over_" in name:
+            summary[name] = [round(part, 4) for part in mean_interval([row[name][0] for row in rows])]
+    return summary
 
 
 def main() -> None:
@@ -101,7 +122,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--recipe", default="i-jepa")
-    parser.add_argument("--data", required=True, help="a labelled source with a test part")
+    parser.add_argument("--data", help="a labelled source; else what the recipe shows itself on")
+    parser.add_argument("--labels", help="as of anyjepa evaluate")
+    parser.add_argument("--probes", nargs="+", default=["linear", "knn"])
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
@@ -109,17 +132,13 @@ def main() -> None:
     parser.add_argument("--no-supervised", action="store_true", help="leave the supervised network out")
     options, rest = parser.parse_known_args()
     fields = parse_words(recipe(options.recipe), rest)
+    options.data = options.data or recipe(options.recipe).example_data
     rows = []
     for seed in options.seeds:
         rows.append(one_seed(options, fields, seed))
         print(json.dumps(rows[-1]), flush=True)
     if len(rows) > 1:
-        names = [
-            name
-            for name in rows[0]
-            if isinstance(rows[0][name], float) and not name.endswith(("low", "high"))
-        ]
-        print(json.dumps({name: mean_interval([row[name] for row in rows])._asdict() for name in names}))
+        print(json.dumps(over_seeds(rows)))
 
 
 if __name__ == "__main__":
