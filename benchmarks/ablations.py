@@ -5,6 +5,7 @@ held-out samples decide. Differences are paired by seed. The run without stop-gr
 collapses.
 
     python benchmarks/ablations.py --data CIFAR_FOLDER --steps 1500 --width 64 --depth 3 --heads 2
+    python benchmarks/ablations.py --recipe ecg-jepa --steps 600
 
 Other flags are fields of the recipe, for all settings.
 """
@@ -17,56 +18,61 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import anyjepa
 from anyjepa.engine.files import read_lines
-from anyjepa.engine.run import Run, load
+from anyjepa.engine.run import load
 from anyjepa.engine.train import Settings, train
 from anyjepa.evaluation.confidence import mean_interval
-from anyjepa.evaluation.probes import knn_probe, linear_probe
 from anyjepa.recipes import recipe
 from anyjepa.recipes.fields import parse_words
 
-SETTINGS: dict[str, dict[str, Any]] = {
-    "base": {},
-    "one-target": {"targets": 1},
-    "small-context": {"context_scale": (0.4, 1.0)},
-    "random-patches": {"mask": "random"},
-    "frozen-teacher": {"momentum": (1.0, 1.0)},
-    "no-stop-gradient": {"teacher": "collapse"},
-    "published-masks": {"published": True},
+SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
+    "i-jepa": {
+        "base": {},
+        "one-target": {"targets": 1},
+        "small-context": {"context_scale": (0.4, 1.0)},
+        "random-patches": {"mask": "random"},
+        "frozen-teacher": {"momentum": (1.0, 1.0)},
+        "no-stop-gradient": {"teacher": "collapse"},
+        "published-masks": {"published": True},
+    },
+    "ecg-jepa": {
+        "base": {},
+        "random-tokens": {"mask": "random"},
+        "keep-0.6": {"keep": (0.55, 0.65)},
+        "frozen-teacher": {"momentum": (1.0, 1.0)},
+        "no-stop-gradient": {"teacher": "collapse"},
+    },
+    "point-jepa": {
+        "base": {},
+        "large-targets": {"target_ratio": (0.35, 0.4)},
+        "frozen-teacher": {"momentum": (1.0, 1.0), "copied_updates": 0},
+        "no-teacher": {"teacher": "none"},
+        "no-stop-gradient": {"teacher": "collapse"},
+    },
 }
 
 
 def one(options: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
     """Train one setting with one seed and probe it; a finished one is not trained again."""
-    out = Path(options.out) / f"{name}-{seed}"
+    out = Path(options.out) / f"{options.recipe}-{name}-{seed}"
     try:
         if load(out).config["status"] != "finished":
             raise anyjepa.UserError("not finished")
     except anyjepa.UserError:
         shutil.rmtree(out, ignore_errors=True)
         settings = Settings(seed=seed, steps=options.steps, quiet=True)
-        fields = {**options.fields, **SETTINGS[name]}
-        train("i-jepa", options.data, out, preset=options.preset, settings=settings, **fields)
-    run = load(out)
-    row: dict[str, Any] = {"setting": name, "seed": seed, **scores(run)}
-    if name == "base":
-        row |= {f"{probe}_untrained": value for probe, value in scores(run.untrained()).items()}
+        fields = {**options.fields, **SETTINGS[options.recipe][name]}
+        train(options.recipe, options.data, out, preset=options.preset, settings=settings, **fields)
+    row: dict[str, Any] = {"setting": name, "seed": seed}
+    for result in anyjepa.evaluate(out, probe=["linear", "knn"])["results"]:
+        row[result["probe"]] = result["value"]
+        if name == "base":
+            row |= {f"{result['probe']}_{kind}": result[kind] for kind in ("untrained", "raw")}
     metrics = read_lines(out / "metrics.jsonl")
     row["loss"], row["rankme_centred"] = metrics[-1]["loss"], metrics[-1].get("rankme_centred")
     row["warnings"] = [f"step {m['step']}: {m['warning']}" for m in metrics if "warning" in m]
     return row
-
-
-def scores(run: Run) -> dict[str, float]:
-    """Linear probe and kNN on the test part of the data the run was trained on."""
-    train_part, test_part = run.open(), run.open(split="test")
-    labelled = []
-    for samples in (train_part, test_part):
-        labelled += [run.embed(samples).clone(), torch.as_tensor(samples.labels)]
-    return {"linear": linear_probe(*labelled).value, "knn": knn_probe(*labelled).value}
 
 
 def main() -> None:
@@ -74,14 +80,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", required=True, help="labelled images with a test part")
+    parser.add_argument("--recipe", default="i-jepa", choices=list(SETTINGS))
+    parser.add_argument("--data", help="labelled samples; else what the recipe shows itself on")
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
+    parser.add_argument(
+        "--settings", nargs="+", help="some of the recipe's, all where not given; base is the paper's"
+    )
     parser.add_argument("--out", default="runs/ablations", help="folder for the runs")
     options, rest = parser.parse_known_args()
-    options.fields = parse_words(recipe("i-jepa"), rest)
+    options.fields = parse_words(recipe(options.recipe), rest)
+    options.settings = options.settings or list(SETTINGS[options.recipe])
+    if strange := set(options.settings) - set(SETTINGS[options.recipe]):
+        parser.error(
+            f"{options.recipe} has no setting {', '.join(strange)}, but {', '.join(SETTINGS[options.recipe])}"
+        )
     rows = {}
     for seed in options.seeds:
         for name in options.settings:

@@ -31,7 +31,6 @@ from anyjepa.evaluation.confidence import accuracy_interval, mean_interval
 from anyjepa.recipes import recipe
 from anyjepa.recipes.fields import parse_words
 
-
 SHOWN = (("trained", "value"), ("untrained", "untrained"), ("raw", "raw"))
 
 
