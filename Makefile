@@ -30,7 +30,7 @@ demo: $(or $(wildcard $(VENV)/.installed-dev),$(VENV)/.installed)  ## Train, ins
 install: $(VENV)/.installed-dev  ## Install for development
 
 test: $(VENV)/.installed-dev  ## Run the default tests (under six minutes on two cores)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-slow: $(VENV)/.installed-dev  ## Run the tests that train for minutes
 	$(BIN)/python -m pytest -m slow --timeout 3600

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 # Rounding depends on how many threads share a sum. Set before torch is imported and inherited by the
-# commands that tests start, so that a golden figure does not depend on the machine's number of cores.
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# commands that tests start, so that a golden figure does not depend on the machine's number of cores. One:
+# `make test` runs two processes of tests side by side, which is faster than one with two threads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import hypothesis
 import jaxtyping
