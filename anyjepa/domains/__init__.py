@@ -154,9 +154,9 @@ class Domain(ABC):
         """What carries labels of parts in each sample of a batch: patches of images, points of clouds.
 
         ``tokens`` are `Method.deep_tokens` of one encoder or more, ``dense`` labels below ``classes`` as
-        `DenseSamples.dense` gives them, ``present`` the recipe's. Returns features (n, elements, width) of each
-        encoder, a raw description (n, elements, numbers), and labels (n, elements) int64, -1 where unknown. Raises UserError where the kind of data
-        has no such labels.
+        `DenseSamples.dense` gives them, ``present`` the recipe's. Returns features (n, elements, width) of
+        each encoder, a raw description (n, elements, numbers), and labels (n, elements) int64, -1 where
+        unknown. Raises UserError where the kind of data has no such labels.
         """
         raise UserError(f"{self.name} data has no labels of parts: use another --probe than patch.")
 

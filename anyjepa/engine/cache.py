@@ -58,8 +58,8 @@ def embedded(
     A file of the cache belongs to a digest of the weights (or of what the untrained ones are drawn from), the
     recipe, the reading, the version and the kind of device, and to one of the data: its fingerprint, and the
     bytes of what is in memory, or else the sizes and times of its files (of at most 4,096, spread evenly). It
-    is written whole or not at all, is safetensors, and holds every sample that was asked for so far. A damaged
-    file of the cache, a full disk or a folder without permission cost time and change no result.
+    is written whole or not at all, is safetensors, and holds every sample that was asked for so far. A
+    damaged file of it, a full disk or a folder without permission cost time and change no result.
 
     Args:
         run: whose encoder.

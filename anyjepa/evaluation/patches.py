@@ -18,7 +18,7 @@ from anyjepa.evaluation.confidence import Interval
 from anyjepa.evaluation.probes import linear_probe
 from anyjepa.evaluation.sides import Side
 
-MOST_ELEMENTS = 20_000  # of a side; of more, as many of each sample are drawn by chance
+MOST_ELEMENTS = 10_000  # of a side; of more, as many of each sample are drawn by chance
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
 DRAWS = 1_000
 TOGETHER = 32  # samples that are encoded at once

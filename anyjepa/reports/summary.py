@@ -13,6 +13,7 @@ import numpy as np
 
 from anyjepa.core.health import Gram, collapse, rankme
 from anyjepa.reports.charts import Chart, Series, line_chart, score_text, short
+from anyjepa.reports.class_charts import by_class
 from anyjepa.reports.page import Figure, Score, Table, Verdict
 
 Rows = Sequence[dict[str, Any]]
@@ -45,13 +46,43 @@ def _series(name: str, key: str, rows: Rows) -> Series:
 
 
 def scores(results: Rows) -> list[Score]:
-    """The newest result of each probe, metric and data."""
-    newest = {(row["probe"], row["metric"], str(row.get("data") or "")): row for row in results}
+    """The newest result of each probe, metric, data and number of labels."""
+    told = ("data", "labels_fraction", "shots", "ways", "episode_shots")
+    newest = {(row["probe"], row["metric"], *(str(row.get(key)) for key in told)): row for row in results}
+    return [_score(row) for row in newest.values()]
+
+
+def _score(row: dict[str, Any]) -> Score:
     beside = ("low", "high", "untrained", "raw")
-    return [
-        Score(probe, metric, float(row["value"]), *(_number(row.get(key)) for key in beside), data=data)
-        for (probe, metric, data), row in newest.items()
+    ends = [
+        (_number(row.get(f"{kind}_low")), _number(row.get(f"{kind}_high"))) for kind in ("untrained", "raw")
     ]
+    gain = row.get("gain_over_untrained")
+    further = [
+        (name.replace("_", " "), *(float(sides[kind]) for kind in ("trained", "untrained", "raw")))
+        for name, sides in (row.get("metrics") or {}).items()
+    ]
+    return Score(
+        row["probe"], row["metric"], float(row["value"]), *(_number(row.get(key)) for key in beside),
+        str(row.get("data") or ""), *ends, None if gain is None else (gain[0], gain[1], gain[2]),
+        _samples(row), further, by_class(row),
+    )  # fmt: skip
+
+
+def _samples(row: dict[str, Any]) -> str:
+    """How many samples a result was learned from and tested on, in words."""
+    if "train" not in row or "test" not in row:
+        return ""
+    words = f"{row['train']:,} to learn from, {row['test']:,} to test on"
+    if "ways" in row:
+        words = f"{row['ways']} classes, {row['episode_shots']} labels each, {row['queries']} queries"
+    if "test_groups" in row:
+        words += f" of {row['test_groups']:,} groups"
+    if row.get("labels_fraction") is not None:
+        words += f"; {row['labels_fraction']:.3g} of the labels"
+    if row.get("shots") is not None and "ways" not in row:
+        words += f"; {row['shots']} labels a class"
+    return words + (f"; over {len(row['draws'])} draws" if row.get("draws") else "")
 
 
 def _number(value: Any) -> float | None:
