@@ -51,10 +51,10 @@ def confusion(names: Sequence[str], table: np.ndarray) -> Markup:
                 continue
             said = f"{name} said to be {other}: {table[i, j]:.0f} of {table[i].sum():.0f}"
             x = NAMES + j * cell
-            parts.append(box.format(x, i * cell, cell, cell, 0.08 + 0.72 * shares[i, j], said))
+            parts.append(box.format(x, i * cell, cell, cell, 0.06 + 0.5 * shares[i, j], said))
             if count <= MOST_NUMBERS:
                 parts.append(text.format("tick middle", x + cell / 2, middle, f"{table[i, j]:.0f}"))
-    caption = "rows: what it is; columns, in the same order: what it was said to be"
+    caption = "rows: what it is; columns: what it was taken for"
     parts.append(text.format("name middle", NAMES + SIDE / 2, SIDE + 16, caption))
     right = float(np.trace(table) / max(1.0, table.sum()))
     return _drawn(parts, f"Confusions of {count} classes, {score_text(right)} on the diagonal", SIDE + 24)
