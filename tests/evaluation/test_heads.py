@@ -138,7 +138,9 @@ def test_a_perceptron_tells_what_a_line_cannot_as_scikit_learns_does():
     (x, y), (test, truth) = circles(600, 0), circles(300, 1)
     course = Course(epochs=20, least_steps=200, rates=(3e-3, 1e-2), decays=(0.1,))
     found = mlp_probe(x, y, test, truth, course=course)
-    theirs = MLPClassifier((256,), max_iter=150, random_state=0).fit(x.numpy(), y.numpy())
+    theirs = MLPClassifier(
+        (256,), max_iter=400, random_state=0, early_stopping=True, n_iter_no_change=30
+    ).fit(x.numpy(), y.numpy())
     assert found.value == pytest.approx(theirs.score(test.numpy(), truth.numpy()), abs=0.06)
     assert found.value > 0.85
     again = mlp_probe(x, y, test, truth, course=course)
