@@ -75,8 +75,9 @@ def few_shot(
     needed = (shots, queries) if apart else (shots + queries, 0)
     able = [c for c, rows in shown.items() if len(rows) >= needed[0] and len(asked.get(c, ())) >= needed[1]]
     if ways < 2 or len(able) < ways:
+        have = f"{shots} training and {queries} test samples" if apart else f"{shots + queries} samples"
         raise UserError(
-            f"{len(able)} classes have {shots + queries} samples for {shots} shots and {queries} queries, "
+            f"{len(able)} classes have {have} for {shots} shots and {queries} queries, "
             f"and {ways} ways are asked for: ask for fewer ways (2 at least), shots or queries."
         )
     random, accuracies = np.random.default_rng(seed), []

@@ -90,10 +90,12 @@ def over_draws(results: list[dict[str, Any]]) -> dict[str, Any]:
     for kind in ("untrained", "raw"):
         differences = [row["value"] - row[kind] for row in results]
         found[f"gain_over_{kind}"] = list(mean_interval(differences))
-    for name, sides in first.get("metrics", {}).items():
-        found["metrics"][name] = {
+    found["metrics"] = {
+        name: {
             side: math.fsum(row["metrics"][name][side] for row in results) / len(results) for side in sides
         }
+        for name, sides in first.get("metrics", {}).items()
+    }
     found["train"] = round(sum(row["train"] for row in results) / len(results))
     for name in ("confusion", "class_auc", "class_names", "chosen"):
         found.pop(name, None)
