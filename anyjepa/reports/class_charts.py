@@ -63,7 +63,8 @@ def confusion(names: Sequence[str], table: np.ndarray) -> Markup:
 def class_bars(metric: str, names: Sequence[str], values: Sequence[float]) -> Markup:
     """A bar a class from zero to one, its value beside it, the best first."""
     parts = []
-    for place, index in enumerate(np.argsort([-value for value in values], kind="stable").tolist()):
+    best_first = sorted(range(len(values)), key=lambda index: -values[index])
+    for place, index in enumerate(best_first):
         top, width = place * ROW, max(0.0, min(1.0, values[index])) * (SIDE - 60)
         label = Markup('<text class="tick end" x="{:g}" y="{:.1f}">{}</text>')
         bar = Markup('<rect class="c0" x="{:g}" y="{:.1f}" width="{:.1f}" height="12" rx="2"/>')

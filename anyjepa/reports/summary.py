@@ -53,20 +53,28 @@ def scores(results: Rows) -> list[Score]:
 
 
 def _score(row: dict[str, Any]) -> Score:
-    beside = ("low", "high", "untrained", "raw")
-    ends = [
-        (_number(row.get(f"{kind}_low")), _number(row.get(f"{kind}_high"))) for kind in ("untrained", "raw")
-    ]
+    low, high, untrained, raw = (_number(row.get(key)) for key in ("low", "high", "untrained", "raw"))
     gain = row.get("gain_over_untrained")
     further = [
-        (name.replace("_", " "), *(float(sides[kind]) for kind in ("trained", "untrained", "raw")))
-        for name, sides in (row.get("metrics") or {}).items()
+        (name.replace("_", " "), float(found["trained"]), float(found["untrained"]), float(found["raw"]))
+        for name, found in (row.get("metrics") or {}).items()
     ]
     return Score(
-        row["probe"], row["metric"], float(row["value"]), *(_number(row.get(key)) for key in beside),
-        str(row.get("data") or ""), *ends, None if gain is None else (gain[0], gain[1], gain[2]),
-        _samples(row), further, by_class(row),
-    )  # fmt: skip
+        row["probe"],
+        row["metric"],
+        float(row["value"]),
+        low,
+        high,
+        untrained,
+        raw,
+        data=str(row.get("data") or ""),
+        untrained_ends=(_number(row.get("untrained_low")), _number(row.get("untrained_high"))),
+        raw_ends=(_number(row.get("raw_low")), _number(row.get("raw_high"))),
+        gain=None if gain is None else (gain[0], gain[1], gain[2]),
+        samples=_samples(row),
+        further=further,
+        picture=by_class(row),
+    )
 
 
 def _samples(row: dict[str, Any]) -> str:
