@@ -21,6 +21,7 @@ _WHERE = {
     "export": ("anyjepa.engine.takeaway", "export"),
     "inspect": ("anyjepa.evaluation.inspection", "inspect"),
     "evaluate": ("anyjepa.evaluation.scores", "evaluate"),
+    "FineTuning": ("anyjepa.evaluation.finetuning", "FineTuning"),
     "report": ("anyjepa.reports.gather", "report"),
     "Encoder": ("anyjepa.engine.estimator", "Encoder"),
     "TableEncoder": ("anyjepa.engine.table_encoder", "TableEncoder"),

@@ -44,7 +44,8 @@ class Parser(argparse.ArgumentParser):
         return options
 
 
-def _parser(command: str, about: str, example: str) -> Parser:
+def command_parser(command: str, about: str, example: str) -> Parser:
+    """A command's parser, with what all of them take."""
     parser = Parser(prog=f"anyjepa {command}", description=about, epilog=f"example:\n  {example}")
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object as the last line of stdout"
@@ -64,7 +65,10 @@ def _print_figures(figures: dict[str, Any]) -> None:
     Console(soft_wrap=True).print(table)
 
 
-def _show(options: argparse.Namespace, result: dict[str, Any], show: Callable[[dict[str, Any]], None]) -> int:
+def show_result(
+    options: argparse.Namespace, result: dict[str, Any], show: Callable[[dict[str, Any]], None]
+) -> int:
+    """Print a result as JSON, or as `show` does; the command's exit code."""
     if options.json:
         print(json.dumps(result))
     else:
@@ -77,7 +81,7 @@ def _show(options: argparse.Namespace, result: dict[str, Any], show: Callable[[d
 
 def command_recipes(words: Sequence[str]) -> int:
     """List the recipes, or say all about one."""
-    parser = _parser("recipes", "List the recipes, or say all about one.", "anyjepa recipes i-jepa")
+    parser = command_parser("recipes", "List the recipes, or say all about one.", "anyjepa recipes i-jepa")
     parser.add_argument("name", nargs="?", help="a recipe")
     options = parser.parse_all(words)
     from anyjepa.recipes import recipe, recipes
@@ -108,11 +112,11 @@ def command_recipes(words: Sequence[str]) -> int:
             for field in fields_of(chosen[0]):
                 print(f"  {field.flag} {field.shape}\n      {field.meaning} (paper: {field.default})")
 
-    return _show(options, {"recipes": rows}, show)
+    return show_result(options, {"recipes": rows}, show)
 
 
 def _train_parser(name: str, about: str) -> Parser:
-    parser = _parser(
+    parser = command_parser(
         f"train {name}", about, f"anyjepa train {name} --data digits --out runs/digits --steps 100"
     )
     parser.usage = (
@@ -123,6 +127,17 @@ def _train_parser(name: str, about: str) -> Parser:
     parser.add_argument("--preset", default="tiny", help="the recipe's preset (default tiny)")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out")
     return parser
+
+
+def add_fields(parser: Parser, title: str, fields: Sequence[Any]) -> None:
+    """A flag for each of some fields (`recipes.fields.Field`), under a heading."""
+    group = parser.add_argument_group(title)
+    for field in fields:
+        default = "" if field.default is None else f" ({field.default})"
+        group.add_argument(
+            field.flag, nargs="*", metavar=field.shape, dest=field.name,
+            help=f"{field.meaning}{default}".replace("%", "%%"),
+        )  # fmt: skip
 
 
 def command_train(words: Sequence[str]) -> int:
@@ -137,22 +152,13 @@ def command_train(words: Sequence[str]) -> int:
 
     from anyjepa.engine.train import Settings, train
     from anyjepa.recipes import recipe
-    from anyjepa.recipes.fields import Field, fields_of
+    from anyjepa.recipes.fields import fields_of
 
     name, kind = words[0], recipe(words[0])
     parser = _train_parser(name, about)
 
-    def add(title: str, fields: Sequence[Field]) -> None:
-        group = parser.add_argument_group(title)
-        for field in fields:
-            default = "" if field.default is None else f" ({field.default})"
-            group.add_argument(
-                field.flag, nargs="*", metavar=field.shape, dest=field.name,
-                help=f"{field.meaning}{default}".replace("%", "%%"),
-            )  # fmt: skip
-
-    add("how to train", fields_of(Settings))
-    add(f"fields of {name} (in brackets the paper's values)", fields_of(kind))
+    add_fields(parser, "how to train", fields_of(Settings))
+    add_fields(parser, f"fields of {name} (in brackets the paper's values)", fields_of(kind))
     options = vars(parser.parse_all(words[1:]))
 
     def given(of: type) -> dict[str, Any]:
@@ -167,12 +173,12 @@ def command_train(words: Sequence[str]) -> int:
         _print_figures(result)
         print(f"\nnext: anyjepa inspect {result['run']}\n      anyjepa report {result['run']}")
 
-    return _show(argparse.Namespace(**options), result, show)
+    return show_result(argparse.Namespace(**options), result, show)
 
 
 def command_inspect(words: Sequence[str]) -> int:
     """Label-free health of a run."""
-    parser = _parser(
+    parser = command_parser(
         "inspect", "Is a run's encoder healthy? No labels are used.", "anyjepa inspect runs/digits"
     )
     parser.add_argument("run", help="the run's folder")
@@ -198,66 +204,19 @@ def command_inspect(words: Sequence[str]) -> int:
         )
         console.print(result["advice"], highlight=False)
 
-    return _show(options, inspect(options.run, options.data), show)
+    return show_result(options, inspect(options.run, options.data), show)
 
 
 def command_evaluate(words: Sequence[str]) -> int:
     """A labelled score beside the untrained encoder and the raw input."""
-    parser = _parser(
-        "evaluate",
-        "Probe a run's frozen embeddings with labels, beside the untrained encoder and the raw input.",
-        "anyjepa evaluate runs/digits --data digits --probe linear",
-    )
-    parser.add_argument("run", help="the run's folder")
-    parser.add_argument("--data", help="labelled samples (default: the data it was trained on)")
-    parser.add_argument("--labels", help="file (csv, tsv, parquet: id, label) or column of labels")
-    parser.add_argument(
-        "--test", help="labelled samples to test on (default: the source's own test part, or 20 %% of it)"
-    )
-    parser.add_argument(
-        "--probe", nargs="+", default=["linear"], help="linear, knn, svm, or several (default linear)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the random split (default 0)")
-    parser.add_argument(
-        "--allow-leak", action="store_true", help="let one patient or recording be on both sides of a split"
-    )
-    options = parser.parse_all(words)
-    from anyjepa.evaluation.scores import evaluate
+    from anyjepa.cli_evaluate import command
 
-    result = evaluate(
-        options.run,
-        options.data,
-        labels=options.labels,
-        probe=options.probe,
-        test=options.test,
-        seed=options.seed,
-        allow_leak=options.allow_leak,
-    )
-    return _show(options, result, lambda result: print_scores(result.get("results", [result])))
-
-
-def print_scores(results: list[dict[str, Any]]) -> None:
-    """A table of scores with 95 % intervals."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("probe", "metric", "trained", "untrained", "raw input")
-    for row in results:
-        cells = [
-            f"{row[name]:.3f} ({row[low]:.3f} to {row[high]:.3f})"
-            for name, low, high in [
-                ("value", "low", "high"),
-                ("untrained", "untrained_low", "untrained_high"),
-                ("raw", "raw_low", "raw_high"),
-            ]
-        ]
-        table.add_row(row["probe"], row["metric"], *cells)
-    Console(soft_wrap=True).print(table)
+    return command(words)
 
 
 def command_embed(words: Sequence[str]) -> int:
     """Embeddings with sample ids."""
-    parser = _parser(
+    parser = command_parser(
         "embed",
         "Write the embedding of every sample.",
         "anyjepa embed runs/digits --data digits --out digits.parquet",
@@ -270,12 +229,12 @@ def command_embed(words: Sequence[str]) -> int:
     options = parser.parse_all(words)
     from anyjepa.engine.takeaway import embed
 
-    return _show(options, embed(options.run, options.data, options.out), _print_figures)
+    return show_result(options, embed(options.run, options.data, options.out), _print_figures)
 
 
 def command_export(words: Sequence[str]) -> int:
     """The encoder, for other tools."""
-    parser = _parser(
+    parser = command_parser(
         "export", "Write the encoder for other tools.", "anyjepa export runs/digits --format safetensors"
     )
     parser.add_argument("run", help="the run's folder")
@@ -284,12 +243,12 @@ def command_export(words: Sequence[str]) -> int:
     options = parser.parse_all(words)
     from anyjepa.engine.takeaway import export
 
-    return _show(options, export(options.run, options.format, options.out), _print_figures)
+    return show_result(options, export(options.run, options.format, options.out), _print_figures)
 
 
 def command_report(words: Sequence[str]) -> int:
     """One self-contained HTML page."""
-    parser = _parser(
+    parser = command_parser(
         "report", "Write one self-contained HTML page about a run.", "anyjepa report runs/digits"
     )
     parser.add_argument("run", help="the run's folder")
@@ -298,12 +257,12 @@ def command_report(words: Sequence[str]) -> int:
     options = parser.parse_all(words)
     from anyjepa.reports.gather import report
 
-    return _show(options, report(options.run, options.data, options.labels), _print_figures)
+    return show_result(options, report(options.run, options.data, options.labels), _print_figures)
 
 
 def command_demo(words: Sequence[str]) -> int:
     """The main job, end to end, on data that ships with a dependency."""
-    parser = _parser(
+    parser = command_parser(
         "demo",
         "Train, inspect, evaluate and report on scikit-learn's digits, in about two minutes.",
         "anyjepa demo",
@@ -313,7 +272,7 @@ def command_demo(words: Sequence[str]) -> int:
     options = parser.parse_all(words)
     from anyjepa.demo import STEPS, demo
 
-    return _show(options, demo(options.out, options.steps or STEPS), lambda _result: None)
+    return show_result(options, demo(options.out, options.steps or STEPS), lambda _result: None)
 
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {

@@ -189,6 +189,21 @@ def test_mistakes_about_a_run_name_the_nearest_too(tmp_path, mistake):
     assert "trained on an array in memory" in mistake("inspect", run)
 
 
+def test_few_labels_and_settings_of_fine_tuning_on_the_command_line(tmp_path, answer, mistake):
+    run, data = tmp_path / "run", picture_folder(tmp_path / "data", 60)
+    anyjepa.train("i-jepa", str(data), run, settings=anyjepa.Settings(steps=1, quiet=True), **FIELDS)
+    few = answer("evaluate", run, "--probe", "knn", "--shots", 3, "--draws", 2, "--no-cache")
+    assert (few["train"], len(few["draws"]), few["computed"]) == (6, 2, 180)
+    assert not (run / "cache").exists()
+    tuned = answer(
+        "evaluate", run, "--probe", "finetune", "--epochs", 1, "--layer-decay", 0.5, "--augment", "false"
+    )
+    assert tuned["chosen"]["layer_decay"] == 0.5
+    assert "--layer-decay lies between 0 and 1" in mistake("evaluate", run, "--layer-decay", 2)
+    assert "Did you mean '--labels-fraction'?" in mistake("evaluate", run, "--label-fraction", 0.1)
+    assert "is on both sides of the split" in mistake("evaluate", run, "--test", data)
+
+
 def test_debug_shows_where_a_mistake_was_found():
     with pytest.raises(UserError, match="Did you mean 'i-jepa'"):
         cli.main(["train", "i-japa", "--debug"])

@@ -62,6 +62,14 @@ class Method(nn.Module):
         """Dense features, for the methods that have any."""
         raise NotImplementedError
 
+    def deep_tokens(self, batch: Batch) -> Tokens:
+        """Dense features for labels of parts: `tokens`, unless a paper reads several depths."""
+        return self.tokens(batch)
+
+    def as_trained(self, batch: Batch, context: Context) -> Batch:
+        """A batch of `Recipe.draw` with the method's own augmentation: what fine-tuning sees."""
+        return batch
+
     def views(self, batch: Batch, context: Context, count: int) -> Float[Tensor, "batch views dim"]:
         """Embeddings of `count` partial views of each sample, for measures that need views (LiDAR)."""
         raise NotImplementedError

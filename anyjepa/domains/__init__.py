@@ -11,17 +11,19 @@ import importlib
 import inspect
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
-from anyjepa.core.errors import BadSample
+from anyjepa.core.errors import BadSample, UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Domain", "Frame", "Samples", "domains"]
+    from anyjepa.core.tokens import Tokens
+
+__all__ = ["DenseSamples", "Domain", "Frame", "Samples", "domains"]
 
 
 @runtime_checkable
@@ -71,6 +73,21 @@ class Samples(Protocol):
 
     def fingerprint(self) -> str:
         """Hexadecimal digest of the names and sizes of the samples, cheap for a million files."""
+        ...
+
+
+@runtime_checkable
+class DenseSamples(Protocol):
+    """Samples that also carry labels of their parts, beside what `Samples` promises."""
+
+    dense_classes: list[str] | None
+    """Names of the labels of parts, in the order of their index; None where they are but numbers."""
+
+    def dense(self, index: int) -> np.ndarray:
+        """Whole numbers: one a point of `read` (n,), or one a pixel (height, width); -1 where unknown.
+
+        Raises BadSample where they are damaged, UserError where the source has none.
+        """
         ...
 
 
@@ -125,6 +142,23 @@ class Domain(ABC):
         picture does.
         """
         return None
+
+    def elements(
+        self,
+        batch: dict[str, Tensor],
+        tokens: Sequence[Tokens],
+        dense: Sequence[np.ndarray],
+        classes: int,
+        present: Callable[[list[np.ndarray]], dict[str, Tensor]],
+    ) -> tuple[list[Tensor], Tensor, Tensor]:
+        """What carries labels of parts in each sample of a batch: patches of images, points of clouds.
+
+        ``tokens`` are `Method.deep_tokens` of one encoder or more, ``dense`` labels below ``classes`` as
+        `DenseSamples.dense` gives them, ``present`` the recipe's. Returns features (n, elements, width) of
+        each encoder, a raw description (n, elements, numbers), and labels (n, elements) int64, -1 where
+        unknown. Raises UserError where the kind of data has no such labels.
+        """
+        raise UserError(f"{self.name} data has no labels of parts: use another --probe than patch.")
 
 
 @functools.cache

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import numpy as np
 
 from anyjepa.core.errors import BadSample, UserError, require
+from anyjepa.domains.dense_labels import MaskFolder
 from anyjepa.domains.image_arrays import ArrayStore, MappedStore
 from anyjepa.domains.image_files import conform, decode, plain
 from anyjepa.domains.tar_shards import TarShards
@@ -165,6 +166,8 @@ class ImageSamples:
     ) -> None:
         self.source, self.store, self.classes = source, store, classes
         self.groups: np.ndarray | None = None
+        self.masks: MaskFolder | None = None
+        self.dense_classes: list[str] | None = None
         self.problems = list(problems)
         self.array, self.images = None, None
         self.rows: np.ndarray | None = None
@@ -190,6 +193,15 @@ class ImageSamples:
             return self.images[index]
         row = self._row(index)
         return conform(self.store.decode(row), self.channels, self.dtype, self.store.identity(row))
+
+    def dense(self, index: int | np.integer) -> np.ndarray:
+        """(height, width) int64 label of each pixel, -1 where unknown. Raises BadSample, UserError."""
+        if self.masks is None:
+            raise UserError(
+                f"the pixels of {self.source} have no labels: name a folder of masks with --dense."
+            )
+        height, width, _ = self.read(index).shape
+        return self.masks.read(self.identity(index), (height, width))
 
     def identity(self, index: int | np.integer) -> str:
         """Relative path, shard key or row number."""

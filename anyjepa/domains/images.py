@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from anyjepa.core.errors import BadSample, UserError
+from anyjepa.core.tokens import Tokens
 from anyjepa.domains import Domain, Samples
+from anyjepa.domains.dense_labels import MaskFolder
 from anyjepa.domains.image_crops import random_resized_crop, resize
 from anyjepa.domains.image_sources import open_images
 
@@ -34,8 +37,14 @@ class Images(Domain):
         split: str | None = None,
         reading: Mapping[str, Any] | None = None,
     ) -> Samples:
-        """Open a source of images; see :func:`anyjepa.domains.image_sources.open_images`."""
-        return open_images(source, labels, split)
+        """Open a source of images; see :func:`anyjepa.domains.image_sources.open_images`.
+
+        ``dense`` in ``reading`` is a folder of masks, named as the images.
+        """
+        samples = open_images(source, labels, split)
+        if reading and reading.get("dense"):
+            samples.masks = MaskFolder(reading["dense"])
+        return samples
 
     def measure(self, samples: Samples, seed: int = 0) -> dict:
         """Channels, mean and standard deviation a channel, dtype, and the median height and width.
@@ -75,7 +84,7 @@ class Images(Domain):
         image = batch["image"].to(torch.float32)
         size = (min(image.shape[2], RAW_SIDE), min(image.shape[3], RAW_SIDE))
         if size != tuple(image.shape[2:]):
-            image = torch.nn.functional.interpolate(image, size=size, mode="area")
+            image = functional.interpolate(image, size=size, mode="area")
         return image.flatten(1)
 
     def noise(self, facts: dict, count: int) -> list[np.ndarray]:
@@ -104,6 +113,35 @@ class Images(Domain):
         if colours is None:
             return picture
         return _painted(picture, colours.detach().cpu().numpy(), grid)
+
+    def elements(
+        self,
+        batch: dict[str, Tensor],
+        tokens: Sequence[Tokens],
+        dense: Sequence[np.ndarray],
+        classes: int,
+        present: Callable[[list[np.ndarray]], dict[str, Tensor]],
+    ) -> tuple[list[Tensor], Tensor, Tensor]:
+        """The patches of each image: their token, their pixels (8 x 8 at most), their commonest label.
+
+        Masks are resized and cropped as the image was, class by class; a patch of which less than half is
+        labelled is unknown.
+        """
+        count = tokens[0].values.shape[1]
+        image = batch["image"].float()
+        rows, columns = _likely_grid(count, image.shape[2] / image.shape[3])
+        shares = present([_one_hot(mask, classes) for mask in dense])["image"].float()
+        shares = functional.adaptive_avg_pool2d(shares, (rows, columns)).flatten(2).mT / 255
+        labels = torch.where(shares.sum(2) >= 0.5, shares.argmax(2), -1)
+        side = min(8, image.shape[2] // rows, image.shape[3] // columns)
+        pixels = functional.interpolate(image, size=(rows * side, columns * side), mode="area")
+        pixels = functional.unfold(pixels, side, stride=side).mT
+        return [one.values.float() for one in tokens], pixels, labels.to(image.device)
+
+
+def _one_hot(mask: np.ndarray, classes: int) -> np.ndarray:
+    """(height, width) labels to (height, width, classes) uint8: 255 of the label's own class."""
+    return (mask[:, :, None] == np.arange(classes)).astype(np.uint8) * 255
 
 
 def _visible(image: np.ndarray) -> np.ndarray:

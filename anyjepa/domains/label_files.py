@@ -14,7 +14,7 @@ from anyjepa.domains.sources import as_labels, as_many_labels, existing
 
 __all__ = ["groups_from_file", "labels_from_file", "read_label_file"]
 
-GROUP_COLUMNS = ("group", "patient")
+GROUP_COLUMNS = ("group", "patient", "subject", "speaker", "recording")
 BETWEEN_LABELS = re.compile(r"[;|]")
 
 
@@ -77,7 +77,7 @@ def labels_from_file(path: str, identities: Sequence[str]) -> tuple[np.ndarray, 
 
 
 def groups_from_file(path: str, identities: Sequence[str]) -> np.ndarray | None:
-    """The column ``group`` or ``patient`` of a label file for each sample, "" where it says none.
+    """The column ``group`` of a label file for each sample, "" where it says none; see `GROUP_COLUMNS`.
 
     None where the file has no such column.
     """

@@ -163,22 +163,36 @@ class Cleaned:
     """A cloud ready for use, and what was left out of it.
 
     points: (n, 3 + channels) float32, its mean place taken off. not_finite, duplicates: how many were
-    dropped.
+    dropped. parts: (n,) int64 labels of the points, where there are any.
     """
 
     points: np.ndarray
     not_finite: int
     duplicates: int
+    parts: np.ndarray | None = None
 
 
-def cleaned(values: np.ndarray, channels: int, identity: str) -> Cleaned:
+def cleaned(
+    values: np.ndarray, channels: int, identity: str, parts: np.ndarray | int | None = None
+) -> Cleaned:
     """Points that are finite and differ in place, in the order of x, y, z, about their mean.
 
     The mean is taken off in float64, so that coordinates of millions of metres keep their millimetres. That
     points are put in order makes everything after this independent of the order they were stored in.
 
+    ``parts`` are labels of the points as they lie, or the column of `values` that holds them and then is no
+    channel.
+
     Raises BadSample for a cloud without columns or points enough.
     """
+    if isinstance(parts, int):
+        if not -values.shape[1] <= parts < values.shape[1]:
+            raise BadSample(
+                identity, f"has {values.shape[1]} columns, and --dense asks for column {parts + 1}"
+            )
+        values, parts = np.delete(values, parts, axis=1), values[:, parts]
+    if parts is not None and len(parts) != len(values):
+        raise BadSample(identity, f"has {len(values)} points and {len(parts)} labels of them")
     if values.shape[1] < 3 + channels:
         raise BadSample(
             identity,
@@ -189,12 +203,14 @@ def cleaned(values: np.ndarray, channels: int, identity: str) -> Cleaned:
     whole = wanted[finite]
     if not len(whole):
         raise BadSample(identity, "has no finite point" if len(wanted) else "has no points")
-    ordered = whole[np.lexsort(whole.T[::-1])]
+    order = np.lexsort(whole.T[::-1])
+    ordered = whole[order]
     new = np.ones(len(ordered), bool)
     new[1:] = (ordered[1:, :3] != ordered[:-1, :3]).any(axis=1)
     points = ordered[new]
     points[:, :3] -= points[:, :3].mean(axis=0)
-    return Cleaned(points.astype(np.float32), int((~finite).sum()), int((~new).sum()))
+    kept = None if parts is None else parts[finite][order][new].astype(np.int64)
+    return Cleaned(points.astype(np.float32), int((~finite).sum()), int((~new).sum()), kept)
 
 
 class PointSamples:
@@ -203,7 +219,8 @@ class PointSamples:
     Attributes: ``array`` is (n,) of clouds where all are in memory, else None. ``channels``: numbers of a
     point beyond x, y, z. ``dropped``: how many points were not finite or duplicates, of the clouds that were
     read when the source was opened; ``looked_at``: how many those were. ``drawing``: how a recipe wants them
-    drawn, which is not data but is kept with its facts.
+    drawn, which is not data but is kept with its facts. ``parts``: labels of the points of each cloud of the
+    store, or the column that holds them; ``dense_classes`` their names, where they have any.
     """
 
     def __init__(
@@ -217,8 +234,10 @@ class PointSamples:
         problems: Sequence[BadSample] = (),
         resident_bytes: int = RESIDENT_BYTES,
         drawing: Mapping[str, Any] | None = None,
+        parts: Sequence[np.ndarray] | np.ndarray | int | None = None,
+        dense_classes: list[str] | None = None,
     ) -> None:
-        self.drawing = dict(drawing or {})
+        self.drawing, self.parts, self.dense_classes = dict(drawing or {}), parts, dense_classes
         self.source, self.store, self.classes, self.channels = source, store, classes, channels
         self.groups: np.ndarray | None = None
         self.problems = list(problems)
@@ -273,7 +292,8 @@ class PointSamples:
         return found, bad
 
     def _cleaned(self, index: int) -> Cleaned:
-        return cleaned(self.store.decode(index), self.channels, self.store.identity(index))
+        parts = self.parts if self.parts is None or isinstance(self.parts, int) else self.parts[index]
+        return cleaned(self.store.decode(index), self.channels, self.store.identity(index), parts)
 
     def _leave_out(self, bad: dict[int, BadSample]) -> None:
         self.problems += [bad[index] for index in sorted(bad)]
@@ -286,6 +306,18 @@ class PointSamples:
     def read(self, index: int | np.integer) -> np.ndarray:
         """(n, 3 + channels) float32 about its mean place. Raises BadSample where it is damaged."""
         return self._cleaned(self._row(index)).points if self.array is None else self.array[index]
+
+    def dense(self, index: int | np.integer) -> np.ndarray:
+        """(n,) int64 label of each point of `read`, below 0 where unknown. Raises BadSample as `read` does.
+
+        Raises UserError where the points of this source have none.
+        """
+        found = self._cleaned(self._row(index)).parts
+        if found is None:
+            raise UserError(
+                f"the points of {self.source} have no labels: name their column or array with --dense."
+            )
+        return found
 
     def identity(self, index: int | np.integer) -> str:
         """Relative path or row number."""

@@ -17,6 +17,7 @@ import numpy as np
 
 from anyjepa.core.errors import UserError, nearest, require
 from anyjepa.domains import point_samples
+from anyjepa.domains.dense_labels import column_of, part_arrays
 from anyjepa.domains.image_arrays import array_labels
 from anyjepa.domains.label_files import labels_from_file
 from anyjepa.domains.point_files import SUFFIXES, TEXT_SUFFIXES
@@ -28,7 +29,7 @@ from anyjepa.domains.point_samples import (
     Store,
     VoxelClouds,
 )
-from anyjepa.domains.point_shapes import CLASSES, synthetic_shapes
+from anyjepa.domains.point_shapes import CLASSES, PARTS, synthetic_shapes
 from anyjepa.domains.sources import (
     NoSplit,
     existing,
@@ -56,6 +57,8 @@ class _Found:
     kind: str
     labels: np.ndarray | None = None
     classes: list[str] | None = None
+    tables: Sequence[str] = ()  # HDF5 files, or the one .npz, that hold it
+    parts: Sequence[np.ndarray] | np.ndarray | int | None = None
 
 
 def open_points(
@@ -65,6 +68,7 @@ def open_points(
     channels: int = 0,
     on_surface: int = SURFACE_POINTS,
     drawing: Mapping[str, Any] | None = None,
+    dense: str | None = None,
 ) -> PointSamples:
     """Open clouds of points.
 
@@ -79,7 +83,9 @@ def open_points(
     ``synthetic-shapes``; or an array (n, points, 3 or more) in memory.
 
     labels: a CSV, TSV or Parquet file with columns id and label. channels: numbers of a point beyond x, y, z
-    to keep. on_surface: points drawn from a mesh. drawing: kept in ``PointSamples.drawing``.
+    to keep. on_surface: points drawn from a mesh. drawing: kept in ``PointSamples.drawing``. dense: column of
+    labels of points (``last``, or a number from 1), as in ShapeNetPart's text files, or the name of an array
+    (n, points) beside the clouds of HDF5 or ``.npz`` (``pid``).
 
     Raises UserError where nothing can be read, NoSplit where the split is missing. Single damaged clouds are
     listed in ``problems`` or raise BadSample when they are read.
@@ -102,13 +108,29 @@ def open_points(
         classes,
         resident_bytes=point_samples.RESIDENT_BYTES,
         drawing=drawing,
+        parts=_parts(found, dense, typed),
+        dense_classes=PARTS if typed == "synthetic-shapes" and dense is None else None,
     )
+
+
+def _parts(found: _Found, dense: str | None, source: str) -> Sequence[np.ndarray] | np.ndarray | int | None:
+    """Labels of points: those the source has by itself, a column, or an array beside the clouds."""
+    if dense is None:
+        return found.parts
+    column = column_of(dense)
+    if column is not None:
+        return column
+    if not found.tables:
+        raise UserError(f"--dense {dense} names no column of {source}: give last, or its number from 1.")
+    arrays = part_arrays(found.tables, dense)
+    rows = found.store.rows if isinstance(found.store, ArrayClouds) else None
+    return arrays if rows is None else arrays[rows]
 
 
 def _found(source: str, split: str | None, on_surface: int) -> _Found:
     if source == "synthetic-shapes":
-        clouds, numbers = synthetic_shapes(split)
-        return _Found(ArrayClouds(clouds), "simulated clouds", numbers, CLASSES)
+        clouds, numbers, parts = synthetic_shapes(split)
+        return _Found(ArrayClouds(clouds), "simulated clouds", numbers, CLASSES, parts=parts)
     if not source:
         raise UserError("the source is empty: give a path or synthetic-shapes")
     if source.startswith("synthetic-"):
@@ -238,10 +260,11 @@ def _hdf5(paths: Sequence[Path], split: str | None) -> _Found:
     if size_each * sum(counts) <= point_samples.RESIDENT_BYTES:
         held = ArrayClouds(np.concatenate([_hdf5_array(str(path), key) for path in paths]))
     kind = f"clouds in {len(paths)} HDF5 file{'s' * (len(paths) > 1)}"
+    tables = [str(path) for path in paths]
     if any(part is None for part in numbers):
-        return _Found(held, kind)
+        return _Found(held, kind, tables=tables)
     found, classes = array_labels(np.concatenate(numbers), f"label in {paths[0]}")
-    return _Found(held, kind, found, _named(classes, paths[0].parent))
+    return _Found(held, kind, found, _named(classes, paths[0].parent), tables)
 
 
 def _hdf5_array(path: str, key: str) -> np.ndarray:
@@ -305,7 +328,7 @@ def _npz(path: Path, split: str | None) -> _Found:
     if store is None:
         store, kind = ArrayClouds(_set(values, f"{stem} in {path}")[rows], rows), "clouds in a .npz file"
     if label_key is None:
-        return _Found(store, kind)
+        return _Found(store, kind, tables=[str(path)])
     if len(table[label_key]) != len(values):
         raise UserError(
             f"{path} holds {len(values)} clouds but {len(table[label_key])} labels: make them match"
@@ -318,7 +341,7 @@ def _npz(path: Path, split: str | None) -> _Found:
         and all(c.isdecimal() and int(c) < len(names) for c in classes)
     ):
         classes = [str(names[int(name)]) for name in classes]
-    return _Found(store, kind, numbers[rows], classes)
+    return _Found(store, kind, numbers[rows], classes, [str(path)])
 
 
 def _npz_split(table: dict[str, np.ndarray], split: str | None, source: str) -> tuple[str, str | None]:

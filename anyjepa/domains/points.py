@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from torch import Tensor
 
 from anyjepa.core.errors import BadSample, UserError
 from anyjepa.core.points import normalised
+from anyjepa.core.tokens import Tokens
+from anyjepa.core.upsampling import interpolated
 from anyjepa.domains import Domain, Samples
 from anyjepa.domains.point_drawing import drawn_cloud, turnable_cloud
 from anyjepa.domains.point_samples import PointSamples
@@ -41,12 +43,13 @@ class Points(Domain):
 
         Of ``reading``, ``channels`` is how many numbers of a point beyond x, y, z are kept, and
         ``surface_points`` how many points are drawn from a mesh. ``up`` (x, y or z) and ``patches`` say how
-        a report draws them.
+        a report draws them; ``dense`` names labels of points.
         """
         asked = reading or {}
         on_surface = asked.get("surface_points", SURFACE_POINTS)
         drawing = {name: asked[name] for name in ("up", "patches") if name in asked}
-        return open_points(source, labels, split, asked.get("channels", 0), on_surface, drawing)
+        channels = asked.get("channels", 0)
+        return open_points(source, labels, split, channels, on_surface, drawing, asked.get("dense"))
 
     def measure(self, samples: Samples, seed: int = 0) -> dict:
         """Channels with their mean and deviation, points a cloud, and how many points were left out.
@@ -139,6 +142,43 @@ class Points(Domain):
         """
         cloud = batch["points"][index].detach().cpu()
         return turnable_cloud(cloud, colours, facts.get("up", "y"), facts.get("patches"))
+
+    def elements(
+        self,
+        batch: dict[str, Tensor],
+        tokens: Sequence[Tokens],
+        dense: Sequence[np.ndarray],
+        classes: int,
+        present: Callable[[list[np.ndarray]], dict[str, Tensor]],
+    ) -> tuple[list[Tensor], Tensor, Tensor]:
+        """The points of the batch: what the three nearest tokens say of each, and all tokens of its cloud.
+
+        Features are tokens at the point (`interpolated`), their maximum and their mean over the cloud, as in
+        Point-JEPA's part segmentation. Raw are the place in the unit ball, the spread of the 16 nearest
+        points along their principal axes, and the largest and mean of these spreads.
+        """
+        points = batch["points"].float()
+        labels = present([np.asarray(part, dtype=np.float32)[:, None] for part in dense])["points"][..., 0]
+        features = []
+        for one in tokens:
+            values = one.values.float()
+            there = interpolated(values, one.coordinates.float(), points[..., :3])
+            whole = torch.cat([values.amax(1), values.mean(1)], dim=1).unsqueeze(1)
+            features.append(torch.cat([there, whole.expand(-1, there.shape[1], -1)], dim=2))
+        return features, _surroundings(points), labels.long().clamp(min=-1).to(points.device)
+
+
+def _surroundings(points: Float[Tensor, "n points columns"], near: int = 16) -> Tensor:
+    """(n, points, 9 and the channels): what is said of a point without learning."""
+    places, found = normalised(points[..., :3]), []
+    for cloud in places:
+        apart = torch.cdist(cloud, cloud)
+        patch = cloud[apart.topk(min(near, len(cloud)), largest=False).indices]
+        patch = patch - patch.mean(1, keepdim=True)
+        found.append(torch.linalg.eigvalsh(patch.mT @ patch / patch.shape[1]).clamp(min=0).sqrt())
+    spread = torch.stack(found)
+    whole = torch.cat([spread.amax(1), spread.mean(1)], dim=1).unsqueeze(1).expand(-1, points.shape[1], -1)
+    return torch.cat([places, points[..., 3:], spread, whole], dim=2)
 
 
 def _shares(bins: Tensor, count: int) -> Tensor:

@@ -111,13 +111,18 @@ class Run:
         source: str | np.ndarray | Frame | None = None,
         labels: str | None = None,
         split: str | None = None,
+        dense: str | None = None,
     ) -> Samples:
-        """Samples of a source; of the data it was trained on where none is given."""
+        """Samples of a source; of the data it was trained on where none is given.
+
+        ``dense`` names labels of parts: a folder of masks for images, a column or array for points.
+        """
         if source is None:
             source = self.config["data"]["source"]
             if source is None:
                 raise UserError("this run was trained on an array in memory; name the data with --data.")
-        return open_source(self.domain, source, labels, split, self.reading())
+        reading = self.reading() if dense is None else {**self.reading(), "dense": dense}
+        return open_source(self.domain, source, labels, split, reading)
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -86,6 +86,29 @@ def paired_difference_interval(
     return Interval(value, low, high)
 
 
+def sample_mean_interval(
+    values: Float[Tensor, " samples"],
+    level: float = 0.95,
+    groups: Int[Tensor, " samples"] | None = None,
+) -> Interval:
+    """Bootstrap percentile interval of the mean of one number a test sample, such as its average precision.
+
+    Raises UserError when there are none.
+    """
+    _check_level(level)
+    numbers = values.double().cpu().numpy()
+    if not len(numbers):
+        raise UserError("there are no test samples to take a mean over: give labelled test data.")
+    if groups is not None:
+        return Interval(float(numbers.mean()), *_percentiles(_mean_of_drawn_groups(numbers, groups), level))
+    random, means = np.random.default_rng(0), []
+    rows = max(1, DRAWS_AT_ONCE // len(numbers))
+    for start in range(0, RESAMPLES_OF_RATIOS, rows):
+        shape = (min(rows, RESAMPLES_OF_RATIOS - start), len(numbers))
+        means.append(numbers[random.integers(len(numbers), size=shape)].mean(1))
+    return Interval(float(numbers.mean()), *_percentiles(np.concatenate(means), level))
+
+
 def r2_interval(
     targets: Float[Tensor, " samples"],
     predictions: Float[Tensor, " samples"],

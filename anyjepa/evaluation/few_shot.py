@@ -41,6 +41,8 @@ def few_shot(
     folds: int = 10,
     margin: float = 1.0,
     seed: int = 0,
+    query_features: Float[Tensor, "others dim"] | None = None,
+    query_labels: Int[Tensor, " others"] | None = None,
 ) -> FewShot:
     """Train a linear support vector machine on few samples of few classes, and test it on others of them.
 
@@ -55,6 +57,7 @@ def few_shot(
         ways, shots, queries, folds: as said.
         margin: C of the support vector machine.
         seed: of the draws.
+        query_features, query_labels: where queries are drawn from, if not from the samples that are no shots.
 
     Raises:
         UserError: there are not enough classes that have enough samples.
@@ -64,19 +67,34 @@ def few_shot(
     from sklearn.svm import SVC
 
     table, classes = features.double().cpu().numpy(), labels.cpu().numpy()
-    members = {int(c): np.flatnonzero(classes == c) for c in np.unique(classes[classes >= 0])}
-    able = [number for number, rows in members.items() if len(rows) >= shots + queries]
+    apart = query_features is not None and query_labels is not None
+    others, truth = table, classes
+    if query_features is not None and query_labels is not None:
+        others, truth = query_features.double().cpu().numpy(), query_labels.cpu().numpy()
+    shown, asked = _members(classes), _members(truth)
+    needed = (shots, queries) if apart else (shots + queries, 0)
+    able = [c for c, rows in shown.items() if len(rows) >= needed[0] and len(asked.get(c, ())) >= needed[1]]
     if ways < 2 or len(able) < ways:
+        have = f"{shots} training and {queries} test samples" if apart else f"{shots + queries} samples"
         raise UserError(
-            f"{len(able)} classes have {shots + queries} samples for {shots} shots and {queries} queries, "
+            f"{len(able)} classes have {have} for {shots} shots and {queries} queries, "
             f"and {ways} ways are asked for: ask for fewer ways (2 at least), shots or queries."
         )
     random, accuracies = np.random.default_rng(seed), []
     for _ in range(folds):
-        chosen = random.choice(able, ways, replace=False)
-        drawn = np.stack([random.choice(members[int(c)], shots + queries, replace=False) for c in chosen])
-        train, test = drawn[:, :shots].ravel(), drawn[:, shots:].ravel()
+        chosen = [int(c) for c in random.choice(able, ways, replace=False)]
+        if apart:
+            train = np.concatenate([random.choice(shown[c], shots, replace=False) for c in chosen])
+            test = np.concatenate([random.choice(asked[c], queries, replace=False) for c in chosen])
+        else:
+            drawn = np.stack([random.choice(shown[c], shots + queries, replace=False) for c in chosen])
+            train, test = drawn[:, :shots].ravel(), drawn[:, shots:].ravel()
         machine = make_pipeline(StandardScaler(), SVC(C=margin, kernel="linear"))
         machine.fit(table[train], classes[train])
-        accuracies.append((machine.predict(table[test]) == classes[test]).mean())
+        accuracies.append((machine.predict(others[test]) == truth[test]).mean())
     return FewShot(ways, shots, torch.tensor(accuracies))
+
+
+def _members(classes: np.ndarray) -> dict[int, np.ndarray]:
+    """Rows of each class that is known."""
+    return {int(c): np.flatnonzero(classes == c) for c in np.unique(classes[classes >= 0])}

@@ -109,6 +109,12 @@ class InvariantViews(Method):
             found |= {f"{kind} {number}": {"image": view} for number, view in enumerate(views, 1)}
         return found
 
+    def as_trained(self, batch: Batch, context: Context) -> Batch:
+        """One global view of each image."""
+        one = self.augment[0].resized(1)
+        view = one(batch["image"], context.generator, batch.get("aspect"), self._dtype)[0]
+        return {"image": view}
+
     def health(self, batches: Iterable[Batch], context: Context) -> dict[str, float]:
         """`Normality` of one global view's embeddings: the mean over slices, its band, the worst slice."""
         found = []

@@ -329,6 +329,25 @@ class RunPrediction(Method):
         """The context encoder's tokens of the whole cloud; coordinates are the centres, in the unit ball."""
         return self.encoder(batch)
 
+    def deep_tokens(self, batch: Batch) -> Tokens:
+        """As of `tokens`: the mean of the layer-normalised outputs of the blocks at a third, two and the end.
+
+        Of twelve blocks these are the 4th, 8th and 12th, as in the paper's part segmentation. Coordinates are
+        in the unit of the batch's points.
+        """
+        tokens, depth = self.encoder.patched(batch), len(self.encoder.trunk.blocks)
+        wanted = tuple(sorted({max(1, round(depth * third / 3)) - 1 for third in (1, 2, 3)}))
+        values = self.encoder.trunk.targets(tokens.values, self.encoder.positions(tokens.coordinates), wanted)
+        kept = self.encoder.sampled(batch["points"])[..., :3]
+        middle = kept.mean(1, keepdim=True)
+        radius = (kept - middle).norm(dim=2, keepdim=True).amax(1, keepdim=True)
+        return Tokens(values, tokens.coordinates * radius + middle)
+
+    def as_trained(self, batch: Batch, context: Context) -> Batch:
+        """The points that are kept of each cloud, stretched and turned by chance."""
+        kept = self.encoder.sampled(batch["points"], context.generator)
+        return {**batch, "points": self.varied(kept, context.generator)}
+
     def views(self, batch: Batch, context: Context, count: int) -> Float[Tensor, "batch views dim"]:
         """The context encoder's pooled tokens under `count` different context masks (LiDAR, section 4)."""
         tokens, host = self.encoder.patched(batch), host_generator(context.generator)

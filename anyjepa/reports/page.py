@@ -19,6 +19,8 @@ from anyjepa.reports import charts
 from anyjepa.reports.charts import Chart
 from anyjepa.reports.pictures import Picture
 
+Ends = tuple[float | None, float | None]  # of an interval
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -55,6 +57,11 @@ class Score:
         untrained: the same encoder before training.
         raw: the input without an encoder.
         data: what it was measured on.
+        untrained_ends, raw_ends: of their intervals.
+        gain: over the untrained encoder, with its interval.
+        samples: what it was learned from and tested on, in words.
+        further: (name, this run, untrained, raw) of other metrics.
+        picture: the score class by class; empty where there is none.
     """
 
     probe: str
@@ -65,12 +72,21 @@ class Score:
     untrained: float | None = None
     raw: float | None = None
     data: str = ""
+    untrained_ends: Ends = (None, None)
+    raw_ends: Ends = (None, None)
+    gain: tuple[float, float, float] | None = None
+    samples: str = ""
+    further: Sequence[tuple[str, float, float, float]] = ()
+    picture: Markup = field(default_factory=Markup)
 
     def bars(self) -> Markup:
         """Run, untrained and raw as bars."""
-        beside = [("untrained", self.untrained), ("raw input", self.raw)]
+        beside = [
+            ("untrained", self.untrained, *self.untrained_ends),
+            ("raw input", self.raw, *self.raw_ends),
+        ]
         rows = [("this run", self.value, self.low, self.high)]
-        rows += [(name, value, None, None) for name, value in beside if value is not None]
+        rows += [(name, value, low, high) for name, value, low, high in beside if value is not None]
         return charts.bar_chart(f"{self.probe} {self.metric}", rows)
 
 

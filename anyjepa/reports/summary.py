@@ -13,6 +13,7 @@ import numpy as np
 
 from anyjepa.core.health import Gram, collapse, rankme
 from anyjepa.reports.charts import Chart, Series, line_chart, score_text, short
+from anyjepa.reports.class_charts import by_class
 from anyjepa.reports.page import Figure, Score, Table, Verdict
 
 Rows = Sequence[dict[str, Any]]
@@ -45,13 +46,51 @@ def _series(name: str, key: str, rows: Rows) -> Series:
 
 
 def scores(results: Rows) -> list[Score]:
-    """The newest result of each probe, metric and data."""
-    newest = {(row["probe"], row["metric"], str(row.get("data") or "")): row for row in results}
-    beside = ("low", "high", "untrained", "raw")
-    return [
-        Score(probe, metric, float(row["value"]), *(_number(row.get(key)) for key in beside), data=data)
-        for (probe, metric, data), row in newest.items()
+    """The newest result of each probe, metric, data and number of labels."""
+    told = ("data", "labels_fraction", "shots", "ways", "episode_shots")
+    newest = {(row["probe"], row["metric"], *(str(row.get(key)) for key in told)): row for row in results}
+    return [_score(row) for row in newest.values()]
+
+
+def _score(row: dict[str, Any]) -> Score:
+    low, high, untrained, raw = (_number(row.get(key)) for key in ("low", "high", "untrained", "raw"))
+    gain = row.get("gain_over_untrained")
+    further = [
+        (name.replace("_", " "), float(found["trained"]), float(found["untrained"]), float(found["raw"]))
+        for name, found in (row.get("metrics") or {}).items()
     ]
+    return Score(
+        row["probe"],
+        row["metric"],
+        float(row["value"]),
+        low,
+        high,
+        untrained,
+        raw,
+        data=str(row.get("data") or ""),
+        untrained_ends=(_number(row.get("untrained_low")), _number(row.get("untrained_high"))),
+        raw_ends=(_number(row.get("raw_low")), _number(row.get("raw_high"))),
+        gain=None if gain is None else (gain[0], gain[1], gain[2]),
+        samples=_samples(row),
+        further=further,
+        picture=by_class(row),
+    )
+
+
+def _samples(row: dict[str, Any]) -> str:
+    """How many samples a result was learned from and tested on, in words."""
+    if "train" not in row or "test" not in row:
+        return ""
+    words = f"{row['train']:,} to learn from, {row['test']:,} to test on"
+    if "ways" in row:
+        words = f"{row['ways']} classes, {row['episode_shots']} labels each, {row['queries']} queries"
+    if "test_groups" in row:
+        words += f" of {row['test_groups']:,} groups"
+    if row.get("labels_fraction") is not None:
+        words += f"; {row['labels_fraction']:.3g} of the labels"
+    if row.get("shots") is not None and "ways" not in row:
+        words += f"; {row['shots']} labels a class"
+    return words + (f"; over {len(row['draws'])} draws" if row.get("draws") else "")
 
 
 def _number(value: Any) -> float | None:

@@ -273,7 +273,9 @@ def test_simulated_solids_are_what_they_are_called():
     from anyjepa.domains.point_shapes import SHAPES
 
     random = np.random.default_rng(0)
-    made = {name: shape(random, 4000) for name, shape in SHAPES.items()}
+    both = {name: shape(random, 4000) for name, shape in SHAPES.items()}
+    made = {name: points for name, (points, _) in both.items()}
+    assert all(len(parts) == len(made[name]) for name, (_, parts) in both.items())
     assert all(len(points) > 3500 and np.isfinite(points).all() for points in made.values())
     assert np.allclose(np.linalg.norm(made["sphere"], axis=1), 1)
     assert np.allclose(np.abs(made["box"]).max(axis=1), 1)

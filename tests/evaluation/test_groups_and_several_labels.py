@@ -9,7 +9,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from anyjepa.core.errors import UserError
-from anyjepa.evaluation import scores
 from anyjepa.evaluation.confidence import (
     accuracy_interval,
     auc_interval,
@@ -20,6 +19,7 @@ from anyjepa.evaluation.confidence import (
 from anyjepa.evaluation.labelled import held_out_groups
 from anyjepa.evaluation.linear import fit_linear
 from anyjepa.evaluation.probes import knn_probe, linear_probe
+from anyjepa.evaluation.sides import _numbered_alike
 
 
 def several(count, dim=6, classes=3, seed=0, noise=1.0):
@@ -188,8 +188,9 @@ def test_the_choice_is_made_on_groups_that_were_not_fitted():
 def test_a_patient_on_both_sides_is_an_error_unless_one_insists():
     train, held_out = np.array(["a", "b"]), np.array(["b", "c"])
     with pytest.raises(UserError, match=r"1 group \(such as 'b'\) are on both sides.*--allow-leak"):
-        scores._groups_of_both(train, held_out, allow_leak=False)
-    left, right = scores._groups_of_both(train, held_out, allow_leak=True)
+        _numbered_alike(train, held_out, allow_leak=False)
+    left, right = _numbered_alike(train, held_out, allow_leak=True)
     assert left.tolist() == [0, 1]
     assert right.tolist() == [1, 2]
-    assert scores._groups_of_both(None, held_out, False) == (None, None)
+    assert _numbered_alike(None, held_out, False)[0] is None, "what is known of one side serves there"
+    assert _numbered_alike(None, held_out, False)[1] is not None

@@ -1,0 +1,88 @@
+"""Labels of parts: of the points of a cloud, from arrays beside it; of pixels, from a folder of masks."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from anyjepa.core.errors import BadSample, UserError, nearest, require
+
+__all__ = ["MaskFolder", "column_of", "part_arrays"]
+
+MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".npy")
+UNKNOWN = 255  # of a mask of 8 bits: the label that data sets of segmentation leave out
+
+
+def column_of(dense: str | None) -> int | None:
+    """The column that ``last``, or a number counted from 1, names; None for a name of another kind."""
+    if dense == "last":
+        return -1
+    return int(dense) - 1 if dense is not None and dense.isdecimal() and int(dense) > 0 else None
+
+
+def part_arrays(paths: Sequence[str], key: str) -> np.ndarray:
+    """(n, points) labels under `key` of HDF5 files, or of one ``.npz``. Raises UserError."""
+    found = []
+    for path in paths:
+        try:
+            if path.lower().endswith(".npz"):
+                with np.load(path, allow_pickle=False) as file:
+                    names, values = file.files, file[key] if key in file.files else None
+            else:
+                with require("h5py", "points").File(path, "r") as file:
+                    names, values = list(file), file[key][()] if key in file else None
+        except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+            raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+        if values is None:
+            raise UserError(f"{path} holds no '{key}' to be the labels of parts.{nearest(key, names)}")
+        if values.ndim != 2:
+            raise UserError(f"{key} in {path} has shape {values.shape}: give a label a point, (n, points).")
+        found.append(values)
+    return np.concatenate(found)
+
+
+class MaskFolder:
+    """Masks that bear the names of their images, whatever the ending: one whole number a pixel.
+
+    Args:
+        folder: of the masks, laid out as the images are, or all in one place.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+
+    def __init__(self, folder: str) -> None:
+        if not os.path.isdir(folder):
+            raise UserError(f"--dense {folder} is not a folder of masks named as the images are.")
+        self.folder = folder
+
+    def read(self, identity: str, shape: tuple[int, int]) -> np.ndarray:
+        """(height, width) int64, -1 where unknown (255 in 8 bits). Raises BadSample."""
+        stem = PurePosixPath(identity).with_suffix("")
+        places = [
+            os.path.join(self.folder, f"{name}{suffix}")
+            for name in (stem, stem.name)
+            for suffix in MASK_SUFFIXES
+        ]
+        path = next((place for place in places if os.path.isfile(place)), None)
+        if path is None:
+            raise BadSample(identity, f"has no mask in {self.folder}")
+        try:
+            if path.endswith(".npy"):
+                mask = np.load(path, allow_pickle=False)
+            else:
+                with require("PIL.Image", "image").open(path) as picture:
+                    mask = np.array(picture)
+        except (OSError, ValueError) as error:
+            raise BadSample(identity, f"has a damaged mask: {error}") from None
+        if mask.ndim != 2 or mask.dtype.kind not in "biu":
+            raise BadSample(identity, f"has a mask of shape {mask.shape}, not one whole number a pixel")
+        if mask.shape != shape:
+            raise BadSample(identity, f"is {shape} and its mask {mask.shape} pixels")
+        labels = mask.astype(np.int64)
+        return np.where(labels == UNKNOWN, -1, labels) if mask.dtype == np.uint8 else labels
