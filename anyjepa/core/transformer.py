@@ -17,7 +17,6 @@ from anyjepa.core.masking import Masks
 from anyjepa.core.positions import rotate
 from anyjepa.core.tokens import Tokens, take
 
-
 CACHED = 2**18  # activations of a piece that goes through the blocks of an encoder together on a CPU
 
 
