@@ -31,7 +31,6 @@ def command_inspect(words: Sequence[str]) -> int:
 def show_health(result: dict[str, Any]) -> None:
     """A table of measures beside those of the untrained encoder, then the verdict."""
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
     from anyjepa.evaluation.inspection import MEANINGS
@@ -43,7 +42,7 @@ def show_health(result: dict[str, Any]) -> None:
         table.add_row(
             name.replace("_", " "), trained, figure(result["untrained"].get(name)), MEANINGS.get(name, "")
         )
-    console = Console(soft_wrap=not _terminal())
+    console = _console()
     console.print(table)
     console.print(f"{result['samples']} samples; ± is one standard error over samples.", highlight=False)
     console.print(
@@ -96,9 +95,7 @@ def command_compare(words: Sequence[str]) -> int:
 
 def show_comparison(result: dict[str, Any]) -> None:
     """A table of runs, best first, and how well each measure agrees with the labels."""
-    from rich.console import Console
-
-    console = Console(soft_wrap=not _terminal())
+    console = _console()
     for recipe, dim in dict.fromkeys((row["recipe"], row["dim"]) for row in result["runs"]):
         rows = [row for row in result["runs"] if (row["recipe"], row["dim"]) == (recipe, dim)]
         console.print(_table(rows, result["by"], f"{recipe}, {dim} wide"))
@@ -114,17 +111,24 @@ def show_comparison(result: dict[str, Any]) -> None:
 
 
 def _table(rows: Sequence[Mapping[str, Any]], by: str, title: str, names: Sequence[str] = ()) -> Any:
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     shown = list(dict.fromkeys((by, *SHOWN)))
-    table = Table("rank", "run", *names, *(name.replace("_", " ") for name in shown), title=title)
+    table = Table("rank", "run", title=title, box=SIMPLE_HEAD)
+    for name in (*names, *shown):
+        table.add_column(name.replace("_", " "), no_wrap=True)
     metric = next((row["metric"] for row in rows if "metric" in row), None)
     table.add_column("step", justify="right")
     if metric:
         table.add_column(f"{metric} (labels)")
     for row in rows:
         rank = f"{row['rank']}{' =' if row['tied'] else ''}" if "rank" in row else row["state"]
-        cells = [rank, row.get("run", ""), *(_written(row["params"].get(name)) for name in names)]
+        cells = [
+            rank,
+            _folder(row.get("run", "")) if names else row["run"],
+            *(_written(row["params"].get(name)) for name in names),
+        ]
         cells += [figure(row.get(name), row.get("errors", {}).get(name)) for name in shown]
         cells.append(str(row.get("step", "")))
         if metric:
@@ -134,11 +138,13 @@ def _table(rows: Sequence[Mapping[str, Any]], by: str, title: str, names: Sequen
 
 
 def _agreement(rows: Sequence[Mapping[str, Any]]) -> Any:
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     table = Table(
         "chosen by", "Spearman", "Kendall", "it chooses", rows[0]["metric"], "lost", "lost blindly",
         title=f"how well choosing without labels did, over {rows[0]['count']} runs",
+        box=SIMPLE_HEAD,
     )  # fmt: skip
     for row in rows:
         table.add_row(
@@ -200,9 +206,7 @@ def command_sweep(words: Sequence[str]) -> int:
 
 def show_sweep(result: dict[str, Any]) -> None:
     """A table of trials, best first, and the best setting."""
-    from rich.console import Console
-
-    console = Console(soft_wrap=not _terminal())
+    console = _console()
     names = list(result["trials"][0]["params"])
     console.print(_table(result["trials"], result["by"], result["out"], names))
     for row in result["trials"]:
@@ -221,6 +225,12 @@ def show_sweep(result: dict[str, Any]) -> None:
     )
 
 
+def _folder(run: str) -> str:
+    from pathlib import PurePath
+
+    return PurePath(run).name
+
+
 def figure(value: float | None, error: float | None = None) -> str:
     """A number to four digits, and its standard error to two."""
     if value is None:
@@ -232,10 +242,12 @@ def _written(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)
 
 
-def _terminal() -> bool:
-    import sys
+def _console() -> Any:
+    from rich.console import Console
 
-    return sys.stdout.isatty()
+    # a file has no width of its own, and what is cut there cannot be read any more
+    console = Console()
+    return console if console.is_terminal else Console(width=180)
 
 
 __all__ = ["Parser", "command_compare", "command_inspect", "command_sweep"]

@@ -159,7 +159,7 @@ class Accumulator:
 
     def __init__(self, dim: int, parts: int = PARTS, rows: int = ROWS, seed: int = 0) -> None:
         self.grams = [Gram(dim) for _ in range(parts)]
-        self.scatters = [Scatters(dim) for _ in range(parts)]
+        self.scatters: list[Scatters] = []  # views may be of another width than embeddings
         self.sketch, self.seed = Sketch(dim, rows, seed), seed
         self.seen = self.refused = self.first_refused = 0
 
@@ -187,6 +187,7 @@ class Accumulator:
     def add_views(self, views: Views) -> Accumulator:
         """Take in q views of each of some samples, for LiDAR."""
         views = views.detach().cpu()
+        self._expect_views(views.shape[2])
         start = sum(sums.count for sums in self.scatters)
         for number, sums in enumerate(self.scatters):
             dealt = views[(number - start) % len(self.scatters) :: len(self.scatters)]
@@ -194,11 +195,16 @@ class Accumulator:
                 sums.add(dealt)
         return self
 
+    def _expect_views(self, dim: int) -> None:
+        if dim and not self.scatters:
+            self.scatters = [Scatters(dim) for _ in self.grams]
+
     def merge(self, other: Accumulator) -> Accumulator:
         """Take in what another one, of as many parts, has seen."""
+        self._expect_views(len(other.scatters[0].square) if other.scatters else 0)
         for mine, theirs in zip(self.grams, other.grams, strict=True):
             mine.merge(theirs)
-        for mine, theirs in zip(self.scatters, other.scatters, strict=True):
+        for mine, theirs in zip(self.scatters, other.scatters, strict=False):  # the other may have none
             mine.merge(theirs)
         self.sketch.merge(other.sketch)
         self.seen, self.refused = self.seen + other.seen, self.refused + other.refused
@@ -209,6 +215,10 @@ class Accumulator:
         counts = torch.tensor([self.seen, self.refused])
         health.summed_over_processes(counts)
         self.seen, self.refused = counts.tolist()
+        if distributed.is_available() and distributed.is_initialized():
+            width = torch.tensor(len(self.scatters[0].square) if self.scatters else 0)
+            distributed.all_reduce(width, distributed.ReduceOp.MAX)
+            self._expect_views(int(width))
         for sums in (*self.grams, *self.scatters, self.sketch):
             sums.all_reduce()
         return self

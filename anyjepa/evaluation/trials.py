@@ -6,7 +6,9 @@ import itertools
 import json
 import math
 import multiprocessing
+import os
 import signal
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -270,4 +272,13 @@ def _worker(path: Path, plan: Plan, threads: int) -> None:
     torch.set_num_threads(threads)
     # a signal that comes between two trials must not leave a traceback
     signal.signal(signal.SIGINT, lambda *_: None)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     work(path, plan)
+
+
+def _leave_with_parent() -> None:
+    """A sweep that was killed must not go on unseen: its workers save and leave."""
+    parent = multiprocessing.parent_process()
+    if parent:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
