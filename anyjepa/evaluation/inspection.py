@@ -80,14 +80,14 @@ def inspect(
     run = run if isinstance(run, Run) else load(run)
     opened = run.open(data)
     chosen = choose(len(opened), samples, seed)
-    return examine(run, opened, chosen, seed)[0]
+    return assess(run, opened, chosen, accumulate((run, run.untrained()), opened, chosen, seed), seed)
 
 
-def examine(
-    run: Run, opened: Samples, chosen: np.ndarray, seed: int = 0
-) -> tuple[dict[str, Any], Accumulator, Accumulator]:
-    """`inspect` of the samples at `chosen`, and the embeddings of the trained and the untrained encoder."""
-    trained, fresh = accumulate((run, run.untrained()), opened, chosen, seed)
+def assess(
+    run: Run, opened: Samples, chosen: np.ndarray, sums: Sequence[Accumulator], seed: int = 0
+) -> dict[str, Any]:
+    """What `inspect` returns, of `sums` of the samples at `chosen`: by the run, and by it untrained."""
+    trained, fresh = sums
     if trained.seen < 2:
         raise UserError("health needs two samples or more: give more data.")
     if trained.refused or fresh.refused:
@@ -101,7 +101,7 @@ def examine(
     shape = Shape.of(fresh.gram())
     few = dominating(trained, opened, shape)
     said = judge(trained, shape, figures, run.recipe, few)
-    result = {
+    return {
         **figures,
         "collapsed": said.collapsed,
         "verdict": said.words,
@@ -113,7 +113,6 @@ def examine(
         "errors": {name: one.error for name, one in estimates.items() if math.isfinite(one.error)},
         "untrained": _finite(fresh.estimates()),
     }
-    return result, trained, fresh
 
 
 def choose(count: int, samples: int, seed: int) -> np.ndarray:
@@ -141,10 +140,11 @@ def accumulate(
     for places, batch in runs[0].batches(opened, chosen):
         embedded = [run.method.embed(batch).float().cpu() for run in runs]
         found = found or [Accumulator(z.shape[1], seed=seed) for z in embedded]
-        few = {name: value[: VIEWED - found[0].seen] for name, value in batch.items()}
-        for run, context, sums, z in zip(runs, contexts, found, embedded, strict=True):
-            if views and sums.seen < VIEWED:
-                views = _add_views(run, few, context, sums)
+        if views and found[0].seen < VIEWED:
+            few = {name: value[: VIEWED - found[0].seen] for name, value in batch.items()}
+            made = [add_views(*one, few) for one in zip(runs, contexts, found, strict=True)]
+            views = all(made)
+        for sums, z in zip(found, embedded, strict=True):
             sums.add(z, torch.from_numpy(places))
     if not found:
         raise UserError(
@@ -153,8 +153,9 @@ def accumulate(
     return found
 
 
-def _add_views(run: Run, batch: Batch, context: Context, sums: Accumulator) -> bool:
-    """Whether the method has views."""
+@torch.inference_mode()
+def add_views(run: Run, context: Context, sums: Accumulator, batch: Batch) -> bool:
+    """Make views of the samples of a batch and take their embeddings in; False for a method without views."""
     try:
         made = run.method.views(batch, context, VIEWS)
     except NotImplementedError:

@@ -190,7 +190,7 @@ def _slower(now: Any, name: str) -> str | None:
 
 COLLAPSE: Sequence[Rule] = (
     ("teacher", _set("ema")),
-    ("regularisation", _times(2)),
+    ("regularisation", _times(2.0)),
     ("learning_rate", _times(1 / 3)),
     ("momentum", _slower),
     ("target_scale", _times(1.5, 0.5)),
@@ -199,12 +199,12 @@ COLLAPSE: Sequence[Rule] = (
     ("keep", _times(2 / 3)),
 )
 SHRINKING: Sequence[Rule] = (
-    ("regularisation", _times(2)),
+    ("regularisation", _times(2.0)),
     ("learning_rate", _times(1 / 3)),
     ("momentum", _slower),
-    ("warmup_epochs", _times(2)),
+    ("warmup_epochs", _times(2.0)),
 )
-NOISE: Sequence[Rule] = (("epochs", _times(3)), ("targets", _times(2)), ("batch_size", _times(2)))
+NOISE: Sequence[Rule] = (("epochs", _times(3.0)), ("targets", _times(2.0)), ("batch_size", _times(2.0)))
 DOMINATED: Sequence[Rule] = (("scaling", _set("quantile")), ("clip", _times(0.5)))
 
 
