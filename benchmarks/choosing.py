@@ -45,7 +45,6 @@ GRIDS: dict[str, dict[str, list[Any]]] = {
     "t-jepa": {
         "learning_rate": [1e-4, 5e-4, 2e-3, 8e-3],
         "momentum": [[0.9, 1.0], [0.98, 1.0], [0.999, 1.0]],
-        "target_share": [[0.156, 0.622], [0.05, 0.2]],
     },
     "ecg-jepa": {
         "learning_rate": [1e-4, 5e-4, 2e-3, 8e-3],

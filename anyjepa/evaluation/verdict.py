@@ -73,7 +73,7 @@ def dominating(trained: Accumulator, samples: Samples, before: Shape) -> Few | N
     else:
         first = ", ".join(f"'{samples.identity(int(places[row]))}'" for row in found.rows[:NAMED])
         more = len(found.rows) - NAMED
-        name = f"{len(found.rows)} samples ({first}{f' and {more} more' if more > 0 else ''})"
+        name = f"{len(found.rows)} sample{'s' * (len(found.rows) > 1)} ({first}{f' and {more} more' if more > 0 else ''})"
     others = torch.ones(len(rows), dtype=torch.bool)
     others[found.rows] = False
     rest = Gram(rows.shape[1]).add(rows[others])
@@ -170,16 +170,17 @@ def _set(value: str) -> Callable[[Any, str], str | None]:
 
 
 def _times(factor: float, most: float = math.inf) -> Callable[[Any, str], str | None]:
+    """A number, or each of several, times a factor; a whole number stays one."""
+
+    def one(value: Any) -> str:
+        return str(round(value * factor)) if isinstance(value, int) else f"{min(most, value * factor):.3g}"
+
     def change(now: Any, name: str) -> str | None:
-        values = [min(most, value * factor) for value in (now if isinstance(now, tuple) else (now,))]
-        new, old = (" ".join(f"{value:.3g}" for value in many) for many in (values, _listed(now)))
+        values = now if isinstance(now, tuple) else (now,)
+        new, old = " ".join(map(one, values)), " ".join(f"{value:g}" for value in values)
         return f"{name} {new} (now {old})" if new != old else None
 
     return change
-
-
-def _listed(now: Any) -> tuple[float, ...]:
-    return now if isinstance(now, tuple) else (now,)
 
 
 def _slower(now: Any, name: str) -> str | None:
