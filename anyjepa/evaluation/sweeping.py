@@ -191,7 +191,7 @@ def _best(found: Sequence[Measured], plan: Plan) -> dict[str, Any] | None:
         rule = f"highest mean over {len(many)} seeds"
     elif len(varied) == 1 and all(isinstance(value, int | float) for value in plan.grid[varied[0]]):
         singles = [ones[0] for ones in settings.values()]
-        values = [single.row["params"][varied[0]] for single in singles]
+        values = [float(single.row["params"][varied[0]]) for single in singles]
         edge = plateau_edge(values, singles.index(one), [single.row["tied"] for single in singles])
         one, rule = singles[edge], rule if singles[edge] is one else "edge of the plateau"
     mean = sum(other.row[plan.by] for other in many) / len(many)

@@ -72,8 +72,9 @@ def dominating(trained: Accumulator, samples: Samples, before: Shape) -> Few | N
         name = f"group '{names[found.group]}'"
     else:
         first = ", ".join(f"'{samples.identity(int(places[row]))}'" for row in found.rows[:NAMED])
-        more = len(found.rows) - NAMED
-        name = f"{len(found.rows)} sample{'s' * (len(found.rows) > 1)} ({first}{f' and {more} more' if more > 0 else ''})"
+        count = len(found.rows)
+        more = f" and {count - NAMED} more" if count > NAMED else ""
+        name = f"{count} sample{'s' * (count > 1)} ({first}{more})"
     others = torch.ones(len(rows), dtype=torch.bool)
     others[found.rows] = False
     rest = Gram(rows.shape[1]).add(rows[others])
