@@ -59,7 +59,7 @@ def command_compare(words: Sequence[str]) -> int:
         "compare",
         "Runs side by side on the same samples, ranked without labels. With labelled --data, each run is "
         "probed as well, and the ranking is judged by that.",
-        "anyjepa compare runs/digits runs/demo --by lidar",
+        "anyjepa compare runs/sweep-i-jepa/trial-000 runs/sweep-i-jepa/trial-001 --by lidar",
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs")
     parser.add_argument("--data", help="samples to embed (default: the data that all were trained on)")

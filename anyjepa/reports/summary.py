@@ -123,8 +123,8 @@ def health(result: Mapping[str, Any]) -> Health:
         error = f" ± {errors[name]:.2g}" if errors.get(name) else ""
         beside = short(untrained[name]) if name in untrained else ""
         rows.append((name.replace("_", " "), short(result[name]) + error, beside, MEANINGS.get(name, "")))
-    words = (result[key] for key in ("verdict", "tone", "advice", "remarks", "samples"))
-    return Health(rows, *words)
+    words = f"{result['verdict'][0].upper()}{result['verdict'][1:]}"
+    return Health(rows, words, *(result[key] for key in ("tone", "advice", "remarks", "samples")))
 
 
 def verdict(
@@ -139,7 +139,7 @@ def verdict(
         return Verdict("unknown", "Health is not known, for no embedding could be looked at.")
     tone, words = _health(embeddings, untrained)
     if judged is not None:
-        tone, words = judged.tone, f"{judged.verdict[0].upper()}{judged.verdict[1:]}."
+        tone, words = judged.tone, f"{judged.verdict}."
     if measured:
         beaten, sentence = _worth(measured[0])
         words += " " + sentence
