@@ -71,7 +71,8 @@ def _show(options: argparse.Namespace, result: dict[str, Any], show: Callable[[d
         show(result)
     stopped = result.get("stopped_by")
     if stopped:
-        print(f"stopped at step {result['steps']}; go on with --resume.", file=sys.stderr)
+        how = "the same command" if "trials" in result else "--resume"
+        print(f"stopped at step {result['steps']}; go on with {how}.", file=sys.stderr)
     return STOPPED + stopped if stopped else 0
 
 

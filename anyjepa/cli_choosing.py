@@ -166,7 +166,8 @@ def command_sweep(words: Sequence[str]) -> int:
     about = "Train a recipe with every combination of some values and rank the runs without labels. The same "
     about += "command goes on with a sweep that was stopped, and joins one that is at work."
     name = words[0] if words and not words[0].startswith("-") else "RECIPE"
-    example = "anyjepa sweep i-jepa --grid learning_rate=5e-4,1.5e-3 momentum=0.98:1,0.996:1 --steps 200"
+    example = f"anyjepa sweep {name} --grid learning_rate=5e-4,1.5e-3 seed=0,1 --steps 200"
+    example = example.replace("RECIPE", "i-jepa")
     parser = _parser(f"sweep {name}", about, example)
     parser.usage = f"anyjepa sweep {name} --grid FIELD=a,b,c ... [--data SRC] [--out DIR] [--FIELD VALUE ...]"
     parser.add_argument(
@@ -215,6 +216,8 @@ def show_sweep(result: dict[str, Any]) -> None:
     for remark in result["remarks"]:
         console.print(remark, highlight=False)
     best = result["best"]
+    if best is None and "stopped_by" in result:
+        return
     if best is None:
         console.print("no trial is worth choosing: all collapsed or were given up.", style="bold red")
         return

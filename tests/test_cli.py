@@ -219,6 +219,10 @@ def test_the_same_words_in_python(tmp_path):
     embeddings = anyjepa.load(run).embed(array)
     assert embeddings.shape == (60, FIELDS["width"])
     assert 1 <= anyjepa.health.rankme(embeddings) <= FIELDS["width"] * 1.01
+    sums = anyjepa.health.Accumulator(FIELDS["width"]).add(embeddings)
+    assert sums.estimates()["rankme"].value == pytest.approx(anyjepa.health.rankme(embeddings))
+    with pytest.raises(AttributeError, match="no attribute 'rankm'"):
+        _ = anyjepa.health.rankm
     assert anyjepa.inspect(run, array)["samples"] == 60
     assert anyjepa.evaluate(run, "digits", probe="knn")["probe"] == "knn"
     assert anyjepa.embed(run, array, tmp_path / "e.npy")["rows"] == 60

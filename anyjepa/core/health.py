@@ -6,13 +6,14 @@ samples; LiDAR on `Scatters` of views; `accumulation.Accumulator` holds all that
 centred covariance. Equations and sources: RankMe (Garrido et al. 2022, arXiv:2210.02885), alpha-ReQ
 (Agrawal et al. 2022), LiDAR (Thilak et al. 2023, arXiv:2312.04000), alignment and uniformity (Wang & Isola
 2020, arXiv:2005.10242), NESum (He & Ozay 2022), stable rank and condition number (Tsitsulin et al. 2023).
-Measures of neighbours (CLID, SelfCluster, coherence) are in `neighbourhoods`.
+Measures of neighbours (CLID, SelfCluster, coherence) are in `neighbourhoods`, and can be had from here.
 """
 
 from __future__ import annotations
 
+import importlib
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -20,8 +21,23 @@ from torch import Tensor, distributed
 
 from anyjepa.core.errors import UserError
 
+_ELSEWHERE = {
+    "Accumulator": "accumulation",
+    "clid": "neighbourhoods",
+    "coherence": "neighbourhoods",
+    "dominant": "neighbourhoods",
+    "self_cluster": "neighbourhoods",
+}
+
 Matrix = Float[Tensor, "samples dim"]
 Views = Float[Tensor, "samples views dim"]
+
+
+def __getattr__(name: str) -> Any:
+    """What other modules of `core` measure: ``anyjepa.health`` is one place for a user to look."""
+    if name not in _ELSEWHERE:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"anyjepa.core.{_ELSEWHERE[name]}"), name)
 
 
 def summed_over_processes(*tensors: Tensor) -> None:

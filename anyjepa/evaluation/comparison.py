@@ -27,6 +27,7 @@ MEASURES = (
     "participation_ratio", "uniformity", "clid_learnability", "clid_dimension",
 )  # fmt: skip
 LAST = 0.1  # share of the steps at the end that the loss is averaged over
+EXPONENT = 0.4  # of the regulariser's weight
 FEWEST = 4  # runs whose ranking can be compared with labels
 
 
@@ -136,6 +137,11 @@ def measure(run: Run, step: int, opened: Samples, chosen: np.ndarray, seed: int 
     loss = final_loss(run, step)
     if loss is not None:
         estimates["loss"] = loss
+        weight = getattr(run.recipe, "regularisation", 0.0)
+        if weight > 0:
+            # LeJEPA, section 6: what makes losses under other weights comparable
+            shrink = weight**-EXPONENT
+            estimates["scaled_loss"] = Estimate(loss.value * shrink, tuple(x * shrink for x in loss.without))
     row |= {name: one.value for name, one in estimates.items()}
     row["errors"] = {name: one.error for name, one in estimates.items() if math.isfinite(one.error)}
     fault = collapse(sums.gram(), _before(run))
@@ -161,7 +167,7 @@ def tied(best: Measured, other: Measured, by: str) -> bool:
     if by not in best.estimates or by not in other.estimates or other.row["collapsed"]:
         return False
     first, second = ((one.estimates[by]) for one in (best, other))
-    error = math.hypot(first.error, second.error) if by == "loss" else difference_error(first, second)
+    error = math.hypot(first.error, second.error) if "loss" in by else difference_error(first, second)
     return bool(abs(score(best.row, by) - score(other.row, by)) <= 2 * error)
 
 
@@ -227,6 +233,8 @@ def _agreements(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         if np.isfinite(criterion).sum() < FEWEST:
             continue
         result = agreement(criterion, truth)
+        if math.isnan(result["spearman"][0]):  # all runs are the same by it
+            continue
         chosen = labelled[result["chosen"]]
         found.append(
             {"by": by, **result, "chosen": chosen["run"], "value": chosen["value"],

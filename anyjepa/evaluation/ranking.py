@@ -27,6 +27,7 @@ CRITERIA: dict[str, Callable[[float], float]] = {
     "clid": lambda value: value,
     "uniformity": lambda value: -value,
     "loss": lambda value: -value,
+    "scaled_loss": lambda value: -value,  # of LeJEPA, over its lambda to the power of 0.4
 }
 
 

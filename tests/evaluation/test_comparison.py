@@ -132,3 +132,14 @@ def test_other_widths_are_ranked_apart_unless_asked(runs, data, tmp_path):
     together = compare(folders, across=True)
     assert [row["rank"] for row in together["runs"]] == [1, 2]
     assert together["remarks"] == []
+
+
+def test_losses_under_other_weights_of_the_regulariser_are_brought_to_one_scale(tmp_path):
+    from anyjepa.engine.train import Settings, train
+
+    small = {"width": 24, "depth": 1, "heads": 2, "image_size": (16, 16), "loaded_size": 16, "local_views": 0}
+    small |= {"projector": (16, 16), "projection": 8, "slices": 8, "batch_size": 20}
+    short = Settings(steps=1, log_every=1, quiet=True, workers=0, device="cpu")
+    train("lejepa", pictures(20), tmp_path / "run", settings=short, regularisation=0.1, **small)
+    [row] = compare([tmp_path / "run"], pictures(60))["runs"]
+    assert row["scaled_loss"] == pytest.approx(row["loss"] / 0.1**0.4)
