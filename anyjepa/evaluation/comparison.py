@@ -72,7 +72,8 @@ def compare(
     Returns:
         ``runs``: a row each, with ``run``, ``rank``, ``tied`` (not told apart from the best by twice the
         standard error of the difference over samples), the measures, ``errors``, ``loss``, ``collapsed``,
-        ``dim``, ``step``, and with labels ``value`` and ``metric``; ``by``; ``agreement``: for each group of
+        ``dim``, ``step``, ``untrained_rank`` (centred, where the watch saw it), and with labels ``value`` and
+        ``metric``; ``by``; ``agreement``: for each group of
         four runs or more and each criterion, as `ranking.agreement` gives it; ``remarks``.
 
     Raises:
@@ -121,6 +122,11 @@ def ranked(found: Sequence[Measured], by: str = "rankme", across: bool = False) 
             "Runs of different recipes or widths are ranked apart: rank says nothing about which method is "
             "better (--across ranks them together all the same)."
         )
+    if rows and all(row.get("rankme_centred", 0.0) <= row.get("untrained_rank", 0.0) for row in rows):
+        remarks.append(
+            "No run uses more directions than its untrained encoder did, so a higher rank may only mean that "
+            "less was learned: train longer, or judge the ranking by a few labels (--data)."
+        )
     return {"runs": rows, "by": by, "agreement": agreements, "remarks": remarks}
 
 
@@ -144,7 +150,9 @@ def measure(run: Run, step: int, opened: Samples, chosen: np.ndarray, seed: int 
             estimates["scaled_loss"] = Estimate(loss.value * shrink, tuple(x * shrink for x in loss.without))
     row |= {name: one.value for name, one in estimates.items()}
     row["errors"] = {name: one.error for name, one in estimates.items() if math.isfinite(one.error)}
-    fault = collapse(sums.gram(), _before(run))
+    before = _before(run)
+    row |= {"untrained_rank": before.directions} if before else {}
+    fault = collapse(sums.gram(), before)
     return Measured({**row, "collapsed": bool(fault), **({"fault": fault} if fault else {})}, estimates)
 
 

@@ -161,7 +161,7 @@ def _result(study: Study, plan: Plan, stopped: int) -> dict[str, Any]:
     if not stopped and not found and all(row["state"] == "failed" for row in rows):
         raise UserError(f"none of the trials could be trained; the first one: {rows[0].get('reason')}")
     compared = ranked(found, plan.by, across=True)
-    remarks = []
+    remarks = list(compared["remarks"])
     if len({row["dim"] for row in compared["runs"]}) > 1:
         remarks.append(
             "widths differ: a wider encoder has a higher rank, which does not make it a better one."

@@ -13,7 +13,7 @@ from anyjepa import health
 from anyjepa.core.errors import UserError
 from anyjepa.engine.checkpoint import checkpoints
 from anyjepa.engine.run import load
-from anyjepa.evaluation.comparison import compare, final_loss, reached, states
+from anyjepa.evaluation.comparison import Measured, compare, final_loss, ranked, reached, states
 
 
 @pytest.fixture(scope="module")
@@ -143,3 +143,12 @@ def test_losses_under_other_weights_of_the_regulariser_are_brought_to_one_scale(
     train("lejepa", pictures(20), tmp_path / "run", settings=short, regularisation=0.1, **small)
     [row] = compare([tmp_path / "run"], pictures(60))["runs"]
     assert row["scaled_loss"] == pytest.approx(row["loss"] / 0.1**0.4)
+
+
+def test_runs_that_use_no_more_directions_than_untrained_ones_are_remarked():
+    def run(rank, before):
+        row = {"run": str(rank), "recipe": "x", "dim": 8, "collapsed": False, "errors": {}}
+        return Measured(row | {"rankme": rank, "rankme_centred": rank, "untrained_rank": before}, {})
+
+    assert "less was learned" in ranked([run(3.0, 4.0), run(2.0, 4.0)])["remarks"][0]
+    assert ranked([run(3.0, 4.0), run(5.0, 4.0)])["remarks"] == []
