@@ -1,6 +1,7 @@
 """anyjepa: pre-train an encoder on unlabelled data of any kind, see whether it is any good, and take it away.
 
-The words are those of the command line: `train`, `load`, `inspect`, `evaluate`, `embed`, `export`, `report`;
+The words are those of the command line: `train`, `load`, `inspect`, `compare`, `sweep`, `evaluate`, `embed`,
+`export`, `report`;
 `health` holds the label-free measures; `Encoder` is any recipe in scikit-learn's manner, `TableEncoder` one
 for tables of mixed columns. Importing anyjepa has no side effects and loads no torch: each name is loaded
 when first used.
@@ -20,6 +21,8 @@ _WHERE = {
     "embed": ("anyjepa.engine.takeaway", "embed"),
     "export": ("anyjepa.engine.takeaway", "export"),
     "inspect": ("anyjepa.evaluation.inspection", "inspect"),
+    "compare": ("anyjepa.evaluation.comparison", "compare"),
+    "sweep": ("anyjepa.evaluation.sweeping", "sweep"),
     "evaluate": ("anyjepa.evaluation.scores", "evaluate"),
     "FineTuning": ("anyjepa.evaluation.finetuning", "FineTuning"),
     "report": ("anyjepa.reports.gather", "report"),

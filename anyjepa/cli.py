@@ -75,7 +75,8 @@ def show_result(
         show(result)
     stopped = result.get("stopped_by")
     if stopped:
-        print(f"stopped at step {result['steps']}; go on with --resume.", file=sys.stderr)
+        how = "the same command" if "trials" in result else "--resume"
+        print(f"stopped at step {result['steps']}; go on with {how}.", file=sys.stderr)
     return STOPPED + stopped if stopped else 0
 
 
@@ -129,15 +130,24 @@ def _train_parser(name: str, about: str) -> Parser:
     return parser
 
 
-def add_fields(parser: Parser, title: str, fields: Sequence[Any]) -> None:
-    """A flag for each of some fields (`recipes.fields.Field`), under a heading."""
+def add_fields(parser: Parser, title: str, kind: type) -> None:
+    """Every field of a dataclass as a flag, under a heading."""
+    from anyjepa.recipes.fields import fields_of
+
     group = parser.add_argument_group(title)
-    for field in fields:
+    for field in fields_of(kind):
         default = "" if field.default is None else f" ({field.default})"
         group.add_argument(
             field.flag, nargs="*", metavar=field.shape, dest=field.name,
             help=f"{field.meaning}{default}".replace("%", "%%"),
         )  # fmt: skip
+
+
+def given_fields(kind: type, options: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a dataclass that were given as flags, in their types."""
+    from anyjepa.recipes.fields import fields_of
+
+    return {f.name: f.parse(options[f.name]) for f in fields_of(kind) if options[f.name] is not None}
 
 
 def command_train(words: Sequence[str]) -> int:
@@ -152,21 +162,16 @@ def command_train(words: Sequence[str]) -> int:
 
     from anyjepa.engine.train import Settings, train
     from anyjepa.recipes import recipe
-    from anyjepa.recipes.fields import fields_of
 
     name, kind = words[0], recipe(words[0])
     parser = _train_parser(name, about)
 
-    add_fields(parser, "how to train", fields_of(Settings))
-    add_fields(parser, f"fields of {name} (in brackets the paper's values)", fields_of(kind))
+    add_fields(parser, "how to train", Settings)
+    add_fields(parser, f"fields of {name} (in brackets the paper's values)", kind)
     options = vars(parser.parse_all(words[1:]))
-
-    def given(of: type) -> dict[str, Any]:
-        return {f.name: f.parse(options[f.name]) for f in fields_of(of) if options[f.name] is not None}
-
     result = train(
         name, options["data"], options["out"], preset=options["preset"], resume=options["resume"],
-        settings=Settings(**given(Settings)), **given(kind),
+        settings=Settings(**given_fields(Settings, options)), **given_fields(kind, options),
     )  # fmt: skip
 
     def show(result: dict[str, Any]) -> None:
@@ -174,37 +179,6 @@ def command_train(words: Sequence[str]) -> int:
         print(f"\nnext: anyjepa inspect {result['run']}\n      anyjepa report {result['run']}")
 
     return show_result(argparse.Namespace(**options), result, show)
-
-
-def command_inspect(words: Sequence[str]) -> int:
-    """Label-free health of a run."""
-    parser = command_parser(
-        "inspect", "Is a run's encoder healthy? No labels are used.", "anyjepa inspect runs/digits"
-    )
-    parser.add_argument("run", help="the run's folder")
-    parser.add_argument("--data", help="samples to look at (default: the data it was trained on)")
-    options = parser.parse_all(words)
-    from anyjepa.evaluation.inspection import inspect
-
-    def show(result: dict[str, Any]) -> None:
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table("measure", "trained", "untrained")
-        words = ("verdict", "advice", "collapsed", "dim", "samples", "untrained")
-        for name in (name for name in result if name not in words):
-            before = result["untrained"].get(name)
-            table.add_row(
-                name.replace("_", " "), f"{result[name]:.4g}", "" if before is None else f"{before:.4g}"
-            )
-        console = Console(soft_wrap=True)
-        console.print(table)
-        console.print(
-            f"{result['verdict']}.", style="bold red" if result["collapsed"] else "bold", highlight=False
-        )
-        console.print(result["advice"], highlight=False)
-
-    return show_result(options, inspect(options.run, options.data), show)
 
 
 def command_evaluate(words: Sequence[str]) -> int:
@@ -275,11 +249,24 @@ def command_demo(words: Sequence[str]) -> int:
     return show_result(options, demo(options.out, options.steps or STEPS), lambda _result: None)
 
 
+def _choosing(name: str) -> Callable[[Sequence[str]], int]:
+    """A command of `cli_choosing`, imported when it is called."""
+
+    def call(words: Sequence[str]) -> int:
+        from anyjepa import cli_choosing
+
+        return getattr(cli_choosing, f"command_{name}")(words)
+
+    return call
+
+
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "demo": (command_demo, "the main job, end to end, in about two minutes"),
     "recipes": (command_recipes, "list the recipes, or say all about one"),
     "train": (command_train, "pre-train an encoder on unlabelled data"),
-    "inspect": (command_inspect, "is it healthy? (no labels)"),
+    "inspect": (_choosing("inspect"), "is it healthy? (no labels)"),
+    "compare": (_choosing("compare"), "runs side by side, ranked without labels"),
+    "sweep": (_choosing("sweep"), "try settings, rank them without labels"),
     "evaluate": (command_evaluate, "is it useful? (few labels)"),
     "embed": (command_embed, "write the embedding of every sample"),
     "export": (command_export, "write the encoder for other tools"),

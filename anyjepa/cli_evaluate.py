@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from anyjepa.cli import add_fields, command_parser, show_result
+from anyjepa.cli import add_fields, command_parser, given_fields, show_result
 
 EXAMPLES = """anyjepa evaluate runs/digits --data digits --probe linear
   anyjepa evaluate runs/digits --data digits --probe attentive finetune --epochs 5
@@ -34,7 +34,6 @@ def command(words: Sequence[str]) -> int:
     """Parse, evaluate, print."""
     from anyjepa.evaluation.finetuning import FineTuning
     from anyjepa.evaluation.scores import PROBES, evaluate
-    from anyjepa.recipes.fields import fields_of
 
     about = "Score a run's encoder with labels, beside the untrained encoder and the raw input."
     parser = command_parser("evaluate", about, EXAMPLES)
@@ -47,16 +46,14 @@ def command(words: Sequence[str]) -> int:
     )
     for flag, options in OPTIONS:
         parser.add_argument(flag, **options)
-    fields = fields_of(FineTuning)
-    add_fields(parser, "how --probe finetune trains", fields)
+    add_fields(parser, "how --probe finetune trains", FineTuning)
     options = parser.parse_all(words)
-    given = vars(options)
-    tuning = {f.name: f.parse(given[f.name]) for f in fields if given[f.name] is not None}
+    tuning = FineTuning(**given_fields(FineTuning, vars(options)))
     result = evaluate(
         options.run, options.data, labels=options.labels, probe=options.probe, test=options.test,
         groups=options.groups, dense=options.dense, labels_fraction=options.labels_fraction,
         shots=options.shots, draws=options.draws, ways=options.ways, queries=options.queries,
-        tuning=FineTuning(**tuning), seed=options.seed, allow_leak=options.allow_leak,
+        tuning=tuning, seed=options.seed, allow_leak=options.allow_leak,
         cache=not options.no_cache,
     )  # fmt: skip
     return show_result(options, result, lambda found: print_scores(found.get("results", [found])))

@@ -17,6 +17,8 @@ from anyjepa.core.errors import UserError
 PROMISED = {
     "train": {"run", "steps", "loss", "rankme", "samples_per_second"},
     "inspect": {"rankme", "lidar", "alpha_req", "stable_rank", "uniformity", "collapsed"},
+    "compare": {"runs"},
+    "sweep": {"best", "trials"},
     "evaluate": {"probe", "metric", "value", "untrained", "raw"},
     "embed": {"rows", "dim", "out"},
     "export": {"out", "format", "max_difference"},
@@ -63,6 +65,9 @@ def test_from_images_to_a_page(tmp_path, answer, source):
     assert (trained["run"], trained["steps"]) == (str(run), 4)
     health = answer("inspect", run)
     assert isinstance(health["collapsed"], bool)
+    side_by_side = answer("compare", run, run)["runs"]
+    assert [row["rank"] for row in side_by_side] == [1, 2]
+    assert side_by_side[0]["rankme"] == pytest.approx(health["rankme"])
     for probe in ("linear", "knn"):
         score = answer("evaluate", run, "--data", data, "--probe", probe)
         assert score["probe"] == probe
@@ -89,6 +94,14 @@ def same_embeddings(table, array, samples):
     assert rows["id"].to_pylist() == identities
     assert len(set(identities)) == samples
     assert len(set(rows["label"].to_pylist())) > 1
+
+
+def test_settings_are_tried_and_ranked(tmp_path, answer):
+    typed = ["--grid", "learning_rate=1e-3,2e-3", "--data", "digits", "--out", tmp_path, "--steps", 2]
+    result = answer("sweep", "i-jepa", *typed, *words())
+    assert len(result["trials"]) == 2
+    assert result["best"]["run"] == result["trials"][0]["run"]
+    assert anyjepa.compare([row["run"] for row in result["trials"]])["by"] == "rankme"
 
 
 def test_recipes_are_listed_with_what_they_are(answer):
@@ -169,6 +182,10 @@ def test_help_loads_no_torch():
         (["inspect", "run", "--date", "x"], "Did you mean '--data'?"),
         (["evaluate", "nowhere/run"], "nowhere/run is not a run"),
         (["train"], "anyjepa train"),
+        (["sweep"], "name the recipe first"),
+        (["sweep", "i-jepa", "--grid", "widht=2"], "Did you mean 'width'?"),
+        (["sweep", "i-jepa", "--grid", "width=2", "--by", "rankm"], "Did you mean 'rankme'?"),
+        (["compare", "nowhere/run"], "nowhere/run is not a run"),
     ],
 )
 def test_a_mistake_is_one_line_with_the_nearest(tmp_path, monkeypatch, mistake, typed, said):
@@ -217,13 +234,18 @@ def test_the_same_words_in_python(tmp_path):
     embeddings = anyjepa.load(run).embed(array)
     assert embeddings.shape == (60, FIELDS["width"])
     assert 1 <= anyjepa.health.rankme(embeddings) <= FIELDS["width"] * 1.01
+    sums = anyjepa.health.Accumulator(FIELDS["width"]).add(embeddings)
+    assert sums.estimates()["rankme"].value == pytest.approx(anyjepa.health.rankme(embeddings))
+    with pytest.raises(AttributeError, match="no attribute 'rankm'"):
+        _ = anyjepa.health.rankm
     assert anyjepa.inspect(run, array)["samples"] == 60
     assert anyjepa.evaluate(run, "digits", probe="knn")["probe"] == "knn"
     assert anyjepa.embed(run, array, tmp_path / "e.npy")["rows"] == 60
     assert anyjepa.export(run, out=tmp_path / "e.safetensors")["max_difference"] == 0
     assert anyjepa.report(run)["report"]
     assert all(
-        callable(getattr(anyjepa, name)) for name in ("evaluate", "report", "inspect", "train", "embed")
+        callable(getattr(anyjepa, name))
+        for name in ("evaluate", "report", "inspect", "train", "embed", "compare", "sweep")
     )
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         _ = anyjepa.trian

@@ -1,24 +1,50 @@
 """Label-free measures of embeddings: is the encoder healthy, and how many directions does it use?
 
-All work on a `Gram`: sums over any number of batches, so that memory does not grow with the number of
-samples. `Z` is the (samples, dim) matrix of embeddings, sigma its singular values, lambda the eigenvalues
-of its centred covariance. Equations and sources: RankMe (Garrido et al. 2022, arXiv:2210.02885), alpha-ReQ
+Most work on a `Gram`: sums over any number of batches, so that memory does not grow with the number of
+samples; LiDAR on `Scatters` of views; `accumulation.Accumulator` holds all that is needed for all measures.
+`Z` is the (samples, dim) matrix of embeddings, sigma its singular values, lambda the eigenvalues of its
+centred covariance. Equations and sources: RankMe (Garrido et al. 2022, arXiv:2210.02885), alpha-ReQ
 (Agrawal et al. 2022), LiDAR (Thilak et al. 2023, arXiv:2312.04000), alignment and uniformity (Wang & Isola
-2020, arXiv:2005.10242).
+2020, arXiv:2005.10242), NESum (He & Ozay 2022), stable rank and condition number (Tsitsulin et al. 2023).
+Measures of neighbours (CLID, SelfCluster, coherence) are in `neighbourhoods`, and can be had from here.
 """
 
 from __future__ import annotations
 
+import importlib
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, distributed
 
 from anyjepa.core.errors import UserError
 
+_ELSEWHERE = {
+    "Accumulator": "accumulation",
+    "clid": "neighbourhoods",
+    "coherence": "neighbourhoods",
+    "dominant": "neighbourhoods",
+    "self_cluster": "neighbourhoods",
+}
+
 Matrix = Float[Tensor, "samples dim"]
+Views = Float[Tensor, "samples views dim"]
+
+
+def __getattr__(name: str) -> Any:
+    """What other modules of `core` measure: ``anyjepa.health`` is one place for a user to look."""
+    if name not in _ELSEWHERE:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"anyjepa.core.{_ELSEWHERE[name]}"), name)
+
+
+def summed_over_processes(*tensors: Tensor) -> None:
+    """Add up each tensor over all processes, in place; nothing to do where there is one process."""
+    if distributed.is_available() and distributed.is_initialized():
+        for tensor in tensors:
+            distributed.all_reduce(tensor)
 
 
 class Gram:
@@ -33,6 +59,7 @@ class Gram:
         self.count = 0
         self.total = torch.zeros(dim, dtype=torch.float64, device=device)
         self.square = torch.zeros(dim, dim, dtype=torch.float64, device=device)
+        self._spectra: dict[bool, Tensor] = {}
 
     def add(self, embeddings: Matrix) -> Gram:
         """Take in a batch of embeddings."""
@@ -40,6 +67,22 @@ class Gram:
         self.count += z.shape[0]
         self.total += z.sum(0)
         self.square += z.T @ z
+        self._spectra = {}
+        return self
+
+    def merge(self, other: Gram) -> Gram:
+        """Take in what another one has seen."""
+        self.count += other.count
+        self.total += other.total.to(self.total)
+        self.square += other.square.to(self.square)
+        self._spectra = {}
+        return self
+
+    def all_reduce(self) -> Gram:
+        """Take in what all processes of `torch.distributed` have seen; every one of them must call it."""
+        count = torch.tensor(self.count, device=self.total.device)
+        summed_over_processes(count, self.total, self.square)
+        self.count, self._spectra = int(count), {}
         return self
 
     @property
@@ -49,11 +92,13 @@ class Gram:
 
     def singular_values(self, centred: bool = False) -> Float[Tensor, " rank"]:
         """Singular values of Z, or of Z less its mean, largest first; at most `count` of them."""
-        square = self.square
-        if centred and self.count:
-            square = square - torch.outer(self.total, self.total) / self.count
-        values = torch.linalg.eigvalsh(square).flip(0).clamp(min=0).sqrt()
-        return values[: min(self.count, self.dim)]
+        if centred not in self._spectra:
+            square = self.square
+            if centred and self.count:
+                square = square - torch.outer(self.total, self.total) / self.count
+            # several measures ask for the same spectrum, which is what they cost
+            self._spectra[centred] = torch.linalg.eigvalsh(square).flip(0).clamp(min=0).sqrt()
+        return self._spectra[centred][: min(self.count, self.dim)]
 
     def spread(self) -> float:
         """Standard deviation of the embeddings relative to the length of their mean; 0 is one point."""
@@ -94,6 +139,22 @@ def rankme(z: Matrix | Gram, centred: bool = False, eps: float = 1e-7) -> float:
         UserError: a row is not finite; the message names it.
     """
     return effective_rank(_gram(z).singular_values(centred), eps)
+
+
+def eigen_rank(z: Matrix | Gram, eps: float = 1e-7) -> float:
+    """exp of the entropy of the eigenvalues lambda; RankMe is that of singular values, another number."""
+    return effective_rank(_gram(z).singular_values(centred=True) ** 2, eps)
+
+
+def numerical_rank(z: Matrix | Gram, share: float = 1e-6) -> int:
+    """Number of eigenvalues lambda above `share` of the largest; 0 for a constant matrix."""
+    values = _gram(z).singular_values(centred=True) ** 2
+    return int((values > share * values[0]).sum()) if values.numel() and values[0] > 0 else 0
+
+
+def first_share(z: Matrix | Gram) -> float:
+    """lambda_1 / sum lambda: the share of the variance in one direction; 1 for a constant matrix."""
+    return 1 / nesum(z)
 
 
 def participation_ratio(z: Matrix | Gram) -> float:
@@ -165,38 +226,105 @@ def alignment(z: Matrix, positive: Matrix) -> float:
     return float(((first - second) ** 2).sum(1).mean())
 
 
-def lidar(views: Float[Tensor, "samples views dim"], delta: float = 1e-4, eps: float = 1e-8) -> float:
+class Scatters:
+    """Running sums over samples of q views each, in float64: what LiDAR and the alignment of views need.
+
+    Args:
+        dim: width of the embeddings.
+        device: where the sums live.
+    """
+
+    def __init__(self, dim: int, device: torch.device | str = "cpu") -> None:
+        self.count = self.views = 0
+        self.centres = torch.zeros(dim, dtype=torch.float64, device=device)
+        self.square = torch.zeros(dim, dim, dtype=torch.float64, device=device)
+        self.deviations = torch.zeros(dim, dim, dtype=torch.float64, device=device)
+        self.distance = torch.zeros((), dtype=torch.float64, device=device)
+
+    def add(self, views: Views) -> Scatters:
+        """Take in samples; each with as many views, two or more, as those before.
+
+        Raises:
+            UserError: a view is not finite, or there are too few.
+        """
+        z = views.detach().to(self.centres)
+        if not bool(z.isfinite().all()):
+            raise UserError(
+                "the embedding of a view is not finite: the health of such an encoder is unknown."
+            )
+        if z.shape[1] < 2 or self.views not in (0, z.shape[1]):
+            raise UserError(
+                f"LiDAR needs the same number of views of each sample, two or more, not {z.shape[1]}."
+            )
+        centre = z.mean(1)
+        within = (z - centre[:, None]).flatten(0, 1)
+        self.count, self.views = self.count + z.shape[0], z.shape[1]
+        self.centres += centre.sum(0)
+        self.square += centre.T @ centre
+        self.deviations += within.T @ within
+        self.distance += alignment(z[:, 0], z[:, 1]) * z.shape[0]
+        return self
+
+    def merge(self, other: Scatters) -> Scatters:
+        """Take in what another one has seen."""
+        self.count, self.views = self.count + other.count, self.views or other.views
+        for name in ("centres", "square", "deviations", "distance"):
+            mine = getattr(self, name)
+            mine += getattr(other, name).to(mine)
+        return self
+
+    def all_reduce(self) -> Scatters:
+        """Take in what all processes of `torch.distributed` have seen; every one of them must call it."""
+        # a process without samples does not know how many views each has
+        facts = torch.tensor([self.count, self.views, int(self.count > 0)], device=self.centres.device)
+        summed_over_processes(facts, self.centres, self.square, self.deviations, self.distance)
+        self.count, self.views = int(facts[0]), int(facts[1] / facts[2].clamp(min=1))
+        return self
+
+    def between(self) -> Float[Tensor, "dim dim"]:
+        """S_b: covariance of the samples' mean views; of two samples or more."""
+        spread = self.square - torch.outer(self.centres, self.centres) / self.count
+        return spread / (self.count - 1)
+
+    def within(self) -> Float[Tensor, "dim dim"]:
+        """S_w: mean covariance of a sample's views."""
+        return self.deviations / (self.count * (self.views - 1))
+
+    def alignment(self) -> float:
+        """`alignment` of the first two views of the samples."""
+        return float(self.distance / self.count)
+
+
+def _scatters(views: Views | Scatters) -> Scatters:
+    return views if isinstance(views, Scatters) else Scatters(views.shape[2], views.device).add(views)
+
+
+def lidar(views: Views | Scatters, delta: float = 1e-4, eps: float = 1e-8, corrected: bool = False) -> float:
     """LiDAR: effective rank of the between-sample scatter whitened by the within-sample scatter.
 
     Args:
         views: q embeddings of each of n samples, n and q at least 2.
         delta: added to the diagonal of the within-sample scatter.
         eps: added to every share of the spectrum.
+        corrected: take S_w / q, which noise in the views puts into S_b, off it first. Not in the paper.
     """
-    between, within = _scatters(views, delta)
-    values, vectors = torch.linalg.eigh(within)
+    sums = _scatters(views)
+    between, within = sums.between(), sums.within()
+    if corrected:
+        between = between - within / sums.views
+    values, vectors = torch.linalg.eigh(within + delta * torch.eye(len(within)).to(within))
     whiten = vectors / values.clamp(min=delta).sqrt()
     return effective_rank(torch.linalg.eigvalsh(whiten.T @ between @ whiten).clamp(min=0), eps)
 
 
-def views_told_apart(views: Float[Tensor, "samples views dim"], delta: float = 1e-4) -> float:
+def views_told_apart(views: Views | Scatters, delta: float = 1e-4) -> float:
     """Trace of LiDAR's whitened scatter over its width, in units of what pure noise gives.
 
     An encoder that knows nothing has S_b = S_w / q, so that LiDAR reads full rank; this reads 1.
     """
-    between, within = _scatters(views, delta)
-    return float(torch.linalg.solve(within, between).trace() / views.shape[2] * views.shape[1])
-
-
-def _scatters(views: Tensor, delta: float) -> tuple[Tensor, Tensor]:
-    """Between samples and within them, (dim, dim) each, `delta` on the diagonal of the latter."""
-    z = views.double()
-    samples, count, dim = z.shape
-    centre = z.mean(1)
-    between = centre - centre.mean(0)
-    within = (z - centre[:, None]).flatten(0, 1)
-    noise = delta * torch.eye(dim, dtype=z.dtype, device=z.device)
-    return between.T @ between / (samples - 1), within.T @ within / (samples * (count - 1)) + noise
+    sums = _scatters(views)
+    within = sums.within() + delta * torch.eye(len(sums.centres)).to(sums.centres)
+    return float(torch.linalg.solve(within, sums.between()).trace() / len(within) * sums.views)
 
 
 class Shape(NamedTuple):

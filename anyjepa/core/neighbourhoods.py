@@ -2,6 +2,7 @@
 
 CLID (Lu et al. 2023): how well nearest neighbours learn clusters that k-means found, and how many dimensions
 the points lie in. SelfCluster (Tsitsulin et al. 2023): how far cosines are from those of random directions.
+Coherence (the same): whether single samples hold directions of their own. `dominant` names them.
 """
 
 from __future__ import annotations
@@ -70,6 +71,62 @@ def self_cluster(z: Matrix) -> float:
     count, dim = rows.shape
     square = (rows.T @ rows).square().sum()  # ||Z Z^T||_F = ||Z^T Z||_F, which is the smaller matrix
     return float((dim * square - count * (dim + count - 1)) / ((dim - 1) * (count - 1) * count))
+
+
+def coherence(z: Matrix) -> float:
+    """(N / d) max_i ||U_i||^2 with Z = U S V^T: 1 where all samples share all directions, N / d at worst.
+
+    d is the rank of Z here, so that a direction which no sample uses does not count.
+    """
+    left, values, _ = torch.linalg.svd(z.double(), full_matrices=False)
+    left = left[:, values > values[0] * 1e-6] if values.numel() and values[0] > 0 else left[:, :0]
+    return float(left.square().sum(1).max() * len(z) / left.shape[1]) if left.shape[1] else 1.0
+
+
+class Dominance(NamedTuple):
+    """A few samples that hold most of the variance.
+
+    Args:
+        rows: which samples they are, those farthest out first.
+        group: which of the groups they are, or -1 where they are no group but the samples farthest out.
+        variance: their share of the summed squared distances from the median embedding.
+        samples: their share of the samples.
+    """
+
+    rows: Int[Tensor, " few"]
+    group: int
+    variance: float
+    samples: float
+
+
+def dominant(z: Matrix, groups: Int[Tensor, " samples"] | None = None) -> Dominance | None:
+    """One group of less than a quarter of the samples, or single ones of less than a twentieth, that holds
+    more than half of the variance; None where there is neither.
+
+    Of a normal distribution, an eighth of the samples holds half of the variance at least, so a twentieth
+    never does by chance. Distances are from the median embedding, which such samples cannot draw to them.
+
+    Args:
+        z: embeddings.
+        groups: number of the patient, recording ... that a sample is of, from 0; where known.
+    """  # fmt: skip
+    far = (z.double() - z.double().median(0).values).square().sum(1)
+    total, order = far.sum(), far.argsort(descending=True)
+    if total <= 0:
+        return None
+    if groups is not None:
+        sums = torch.zeros(int(groups.max()) + 1, dtype=far.dtype, device=far.device).index_add_(
+            0, groups, far
+        )
+        group = int(sums.argmax())
+        rows = order[groups[order] == group]
+        found = Dominance(rows, group, float(sums[group] / total), len(rows) / len(z))
+        if found.variance > 0.5 and found.samples < 0.25:
+            return found
+    count = int((far[order].cumsum(0) < total / 2).sum()) + 1
+    rows = order[:count]
+    found = Dominance(rows, -1, float(far[rows].sum() / total), count / len(z))
+    return found if found.samples < 0.05 else None
 
 
 def k_means(

@@ -38,9 +38,14 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    folder: Path, step: int, method: nn.Module, optimiser: Optimizer, facts: dict[str, Any]
+    folder: Path,
+    step: int,
+    method: nn.Module,
+    optimiser: Optimizer,
+    facts: dict[str, Any],
+    keep: int = KEEP,
 ) -> Path:
-    """Write ``folder/step-…`` and delete all but the newest `KEEP` checkpoints.
+    """Write ``folder/step-…`` and delete all but the newest `keep` checkpoints (0 keeps all).
 
     A checkpoint of a later step goes too: the run went on from an earlier one because it was damaged.
 
@@ -61,7 +66,7 @@ def save_checkpoint(
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     present = checkpoints(folder)
-    kept = [path for path in present if path.name <= final.name][:KEEP]
+    kept = [path for path in present if path.name <= final.name][: keep or None]
     for other in present:
         if other not in kept:
             shutil.rmtree(other, ignore_errors=True)
@@ -103,22 +108,30 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"), reverse=True)
 
 
+def read_checkpoint(path: Path) -> Checkpoint | str:
+    """The checkpoint in a folder, or what is wrong with it."""
+    try:
+        record = json.loads((path / "progress.json").read_text())
+        if _digest(path / "state.safetensors") != record.pop("sha256"):
+            raise ValueError("its content does not match its digest")
+        if path.name != f"step-{record['step']:09d}":
+            raise ValueError("its step is not that of its name")
+        return Checkpoint(record.pop("step"), load_file(path / "state.safetensors"), record)
+    except (OSError, ValueError, KeyError, SafetensorError) as problem:
+        return str(problem)
+
+
 def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     """The newest checkpoint that is whole, and a sentence for each newer one that is not."""
     complaints = []
     present = checkpoints(folder)
     for path in present:
+        found = read_checkpoint(path)
+        if isinstance(found, Checkpoint):
+            return found, complaints
         last = path == present[-1]
         instead = "there is none before it" if last else "the one before it is used"
-        try:
-            record = json.loads((path / "progress.json").read_text())
-            if _digest(path / "state.safetensors") != record.pop("sha256"):
-                raise ValueError("its content does not match its digest")
-            if path.name != f"step-{record['step']:09d}":
-                raise ValueError("its step is not that of its name")
-            return Checkpoint(record.pop("step"), load_file(path / "state.safetensors"), record), complaints
-        except (OSError, ValueError, KeyError, SafetensorError) as problem:
-            complaints.append(f"checkpoint {path.name} is damaged ({problem}); {instead}.")
+        complaints.append(f"checkpoint {path.name} is damaged ({found}); {instead}.")
     return None, complaints
 
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,8 +35,11 @@ from anyjepa.engine.run import (
     recipe_of,
     write_config,
 )
+from anyjepa.engine.signals import stop_signals
 from anyjepa.engine.watch import RECOVERED, Watch
 from anyjepa.recipes import Recipe, recipe
+
+Observer = Callable[[dict[str, Any]], str | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +54,7 @@ class Settings:
     compile: bool = False  # compile encoder and predictor with torch.compile
     log_every: int = 20  # steps between logged rows
     checkpoint_every: int | None = None  # steps between checkpoints; every minute where not given
+    keep_checkpoints: int = 2  # newest ones that are kept; 0 keeps all, for anyjepa compare --checkpoints
     max_bad_fraction: float = 0.01  # share of damaged samples at which training stops
     quiet: bool = False  # show no progress
 
@@ -66,6 +67,7 @@ def train(
     preset: str = "tiny",
     resume: bool = False,
     settings: Settings | None = None,
+    observe: Observer | None = None,
     **fields: Any,
 ) -> dict[str, Any]:
     """Pre-train an encoder on unlabelled data.
@@ -77,11 +79,12 @@ def train(
         preset: of the recipe.
         resume: go on with the run in `out` from its newest checkpoint.
         settings: see `Settings`.
+        observe: is given each logged row; a sentence that it returns ends the training.
         fields: of the recipe, over the preset's.
 
     Returns:
         ``run``, ``steps``, ``loss``, ``rankme``, ``samples_per_second``, and ``stopped_by`` (a signal's
-        number) when it was told to stop.
+        number) or ``ended`` (the observer's sentence) when it was told to stop.
 
     Raises:
         UserError: a mistake that the message explains.
@@ -104,7 +107,7 @@ def train(
         kind = asked if isinstance(asked, Recipe) else asked.preset(preset, **fields)
         samples = _open(kind, data if data is not None else kind.example_data, settings)
         config = _new_config(kind, preset, samples, data, settings)
-    return _Training(path, config, kind, samples, settings).run()
+    return _Training(path, config, kind, samples, settings, observe).run()
 
 
 def _same_recipe(asked: str, stored: Recipe, fields: dict[str, Any]) -> Recipe:
@@ -178,9 +181,16 @@ class _Training:
     """One process's part in one run, from the first step or the newest checkpoint to the end."""
 
     def __init__(
-        self, path: Path, config: dict[str, Any], kind: Recipe, samples: Samples, settings: Settings
+        self,
+        path: Path,
+        config: dict[str, Any],
+        kind: Recipe,
+        samples: Samples,
+        settings: Settings,
+        observe: Observer | None,
     ) -> None:
         self.path, self.config, self.recipe = path, config, kind
+        self.observe, self.ended = observe, None
         self.samples, self.settings = samples, settings
         self.steps: int = config["steps"]
         with explained(f"use {path} for the run"):
@@ -235,7 +245,7 @@ class _Training:
                     part.compile()
         try:
             # a step sets torch's global generator for dropout; the caller's is given back
-            with torch.random.fork_rng(), _stop_signals() as stopped:
+            with torch.random.fork_rng(), stop_signals() as stopped:
                 done = self._loop(model, stopped)
         finally:
             self.journal.close()
@@ -253,10 +263,10 @@ class _Training:
                 self._record(log, step, values)
             every = self.settings.checkpoint_every
             due = step - saved >= every if every else time.monotonic() - saved_at > 60
-            if due or stopped or step == self.steps:
+            if due or stopped or self.ended or step == self.steps:
                 self._save(step)
                 saved, saved_at = step, time.monotonic()
-            if stopped:
+            if stopped or self.ended:
                 break
         return step
 
@@ -300,6 +310,7 @@ class _Training:
             row["warning"] = news
         self.journal.record({**row, **figures})
         self.last = {**row, **figures}
+        self.ended = self.observe(self.last) if self.observe else None
 
     def _name_damaged(self, problems: list[BadSample]) -> None:
         new = [problem for problem in problems if problem.identity not in self.named]
@@ -316,9 +327,8 @@ class _Training:
         finite = torch.stack([parameter.isfinite().all() for parameter in self.method.parameters()])
         if not finite.all():
             raise _diverged("a weight", step)
-        save_checkpoint(
-            self.path / "checkpoints", step, self.method, self.optimiser, {"before": self.watch.before}
-        )
+        facts, keep = {"before": self.watch.before}, self.settings.keep_checkpoints
+        save_checkpoint(self.path / "checkpoints", step, self.method, self.optimiser, facts, keep)
 
     def _finish(self, step: int, stopped_by: int | None) -> dict[str, Any]:
         with explained(f"write the encoder to {self.path} (the checkpoint is intact)"):
@@ -327,6 +337,7 @@ class _Training:
         keys = ("loss", "rankme", "rankme_centred", "samples_per_second")
         figures = {key: self.last[key] for key in keys if key in self.last}
         result = {"run": str(self.path), "steps": step, **figures}
+        result |= {"ended": self.ended} if self.ended else {}
         return result if stopped_by is None else {**result, "stopped_by": stopped_by}
 
     def _set_status(self, status: str) -> None:
@@ -369,25 +380,3 @@ def save_encoder(method: Method, path: Path) -> None:
         name: tensor.detach().cpu().contiguous() for name, tensor in method.backbone.state_dict().items()
     }
     write_whole(path, save(tensors))
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM instead of dying of them; a second one of a kind acts as usual."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def receive(number: int, _frame: Any) -> None:
-        received.append(number)
-        signal.signal(number, previous[signal.Signals(number)])
-
-    for number in previous:
-        signal.signal(number, receive)
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -3,99 +3,166 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from anyjepa.core import health
+from anyjepa.core.accumulation import Accumulator, Estimate
 from anyjepa.core.errors import UserError
-from anyjepa.core.method import Context
+from anyjepa.core.health import Shape
+from anyjepa.core.method import Batch, Context
 from anyjepa.domains import Samples
 from anyjepa.engine.randomness import step_generator
 from anyjepa.engine.run import Run, load
+from anyjepa.evaluation.verdict import dominating, judge
 
+SAMPLES = 2000
 VIEWS = 10
+VIEWED = 1000  # samples that views are made of, as in the LiDAR paper
 OWN = 512  # samples that a method measures by itself
 
-
-def measures(embeddings: Float[Tensor, "samples dim"]) -> dict[str, float]:
-    """Every measure that one matrix of embeddings allows; one that cannot be had is absent."""
-    gram = health.Gram(embeddings.shape[1]).add(embeddings)
-    alpha, fit = health.alpha_req(gram)
-    figures = {
-        "rankme": health.rankme(embeddings),
-        "rankme_centred": health.rankme(gram, centred=True),
-        "alpha_req": alpha,
-        "alpha_req_fit": fit,
-        "stable_rank": health.stable_rank(gram),
-        "participation_ratio": health.participation_ratio(gram),
-        "uniformity": health.uniformity(embeddings[:2000]),
-        "spread": gram.spread(),
-    }
-    return {name: value for name, value in figures.items() if math.isfinite(value)}
+MEANINGS = {
+    "rankme": "directions used, by the singular values",
+    "rankme_centred": "the same, the mean taken off",
+    "eigen_rank": "the same, by the covariance",
+    "numerical_rank": "eigenvalues above a millionth of the largest",
+    "lidar": "directions that tell samples from views",
+    "lidar_corrected": "the same, less noise of the views",
+    "views_told_apart": "1 is noise",
+    "alignment": "of two views; 0 is best, and collapse",
+    "uniformity": "0 is collapse, -4 the whole sphere",
+    "alpha_req": "decay of the spectrum; 1 is good",
+    "alpha_req_fit": "R² of it; below 0.9 it says little",
+    "stable_rank": "sum of squares over the strongest",
+    "nesum": "the same, the mean taken off",
+    "participation_ratio": "directions used, by squares",
+    "condition_number": "strongest over weakest direction",
+    "first_share": "share of the variance in one direction",
+    "mean_cosine": "1: all point the same way",
+    "spread": "over the length of the mean; 0: one point",
+    "self_cluster": "0 for random directions, 1 for one point",
+    "clid_learnability": "clusters that a neighbour learns",
+    "clid_dimension": "of the surface they lie on",
+    "coherence": "high: single samples hold a direction",
+}
 
 
 def inspect(
-    run: Run | str | Path, data: str | np.ndarray | None = None, *, samples: int = 2000, seed: int = 0
+    run: Run | str | Path,
+    data: str | np.ndarray | None = None,
+    *,
+    samples: int = SAMPLES,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Is the encoder healthy? No labels are used.
+
+    Memory does not grow with the number of samples: measures are had from sums, and those that need rows
+    from a random 2,048 of them.
 
     Args:
         run: a run or its folder.
         data: source; the data it was trained on where not given.
-        samples: how many to embed, drawn with `seed`.
+        samples: how many to embed, drawn with `seed`; 0 for all.
         seed: of the draw and of the masks that LiDAR's views are made with.
 
     Returns:
-        ``rankme``, ``lidar``, ``alpha_req``, ``stable_rank``, ``uniformity`` and more, what the method
-        measures by itself (`Method.health`), ``collapsed``, ``verdict`` and ``advice`` in words, ``dim``,
-        ``samples``, and ``untrained``: the same measures for the weights training began from.
+        every measure of `MEANINGS` that can be had, what the method measures by itself (`Method.health`),
+        ``errors``: standard errors of the measures over the samples, by the jackknife; ``collapsed``,
+        ``verdict``, ``advice`` and ``remarks`` in words, ``dim``, ``samples``, and ``untrained``: the same
+        measures for the weights training began from.
+
+    Raises:
+        UserError: fewer than two samples, or embeddings that are not finite.
     """
     run = run if isinstance(run, Run) else load(run)
     opened = run.open(data)
-    chosen = np.arange(len(opened))
-    if len(opened) > samples:
-        chosen = np.sort(np.random.default_rng(seed).choice(len(opened), samples, replace=False))
-    embeddings = run.embed(opened, indices=chosen)
-    if len(embeddings) < 2:
+    chosen = choose(len(opened), samples, seed)
+    return assess(run, opened, chosen, accumulate((run, run.untrained()), opened, chosen, seed), seed)
+
+
+def assess(
+    run: Run, opened: Samples, chosen: np.ndarray, sums: Sequence[Accumulator], seed: int = 0
+) -> dict[str, Any]:
+    """What `inspect` returns, of `sums` of the samples at `chosen`: by the run, and by it untrained."""
+    trained, fresh = sums
+    if trained.seen < 2:
         raise UserError("health needs two samples or more: give more data.")
-    fresh = run.untrained().embed(opened, indices=chosen)
-    before = measures(fresh)
-    figures: dict[str, Any] = measures(embeddings)
-    views = _views(run, opened, chosen[: samples // 2], seed)
-    if views is not None and len(views) > 1:
-        figures["lidar"] = health.lidar(views)
-    figures |= _own(run, opened, chosen[:OWN], seed)
-    rows, dim = embeddings.shape
-    shape = health.Shape.of(health.Gram(dim).add(fresh))
-    fault = health.collapse(health.Gram(dim).add(embeddings), shape)
-    verdict, advice = judge(figures, before, fault, rows, dim)
+    if trained.refused or fresh.refused:
+        first = opened.identity((trained if trained.refused else fresh).first_refused)
+        raise UserError(
+            f"the embedding of '{first}' is not finite ({max(trained.refused, fresh.refused)} are): the "
+            "health of such an encoder is unknown; look for a run that diverged."
+        )
+    estimates = trained.estimates()
+    figures = _finite(estimates) | _own(run, opened, chosen[:OWN], seed)
+    shape = Shape.of(fresh.gram())
+    few = dominating(trained, opened, shape)
+    said = judge(trained, shape, figures, run.recipe, few)
     return {
         **figures,
-        "collapsed": bool(fault),
-        "verdict": verdict,
-        "advice": advice,
-        "dim": dim,
-        "samples": rows,
-        "untrained": before,
+        "collapsed": said.collapsed,
+        "verdict": said.words,
+        "advice": said.advice,
+        "remarks": list(said.remarks),
+        "tone": said.tone,
+        "dim": trained.gram().dim,
+        "samples": trained.seen,
+        "errors": {name: one.error for name, one in estimates.items() if math.isfinite(one.error)},
+        "untrained": _finite(fresh.estimates()),
     }
 
 
+def choose(count: int, samples: int, seed: int) -> np.ndarray:
+    """Which of `count` samples to look at: `samples` of them drawn with the seed, in order; 0 for all."""
+    if not samples or count <= samples:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(seed).choice(count, samples, replace=False))
+
+
 @torch.inference_mode()
-def _views(run: Run, samples: Samples, chosen: np.ndarray, seed: int) -> Tensor | None:
-    """(samples, views, dim) embeddings of masked views, or None for a method without views."""
-    context = Context(1, 1, step_generator(seed, 1, run.device))
-    parts = []
-    for _, batch in run.batches(samples, chosen):
-        try:
-            parts.append(run.method.views(batch, context, VIEWS).float().cpu())
-        except NotImplementedError:
-            return None
-    return torch.cat(parts) if parts else None
+def accumulate(
+    runs: Sequence[Run], opened: Samples, chosen: np.ndarray, seed: int = 0, views: bool = True
+) -> list[Accumulator]:
+    """Embeddings of the samples at `chosen` by runs of one recipe and kind of data, each batch read once.
+
+    Args:
+        runs: the first one reads the samples.
+        opened: the source.
+        chosen: indices.
+        seed: of masks and sketches; all runs see the same masks.
+        views: make views of the first 1,000 samples too, where the method has any, for LiDAR.
+    """
+    contexts = [Context(1, 1, step_generator(seed, 1, run.device)) for run in runs]
+    found: list[Accumulator] = []
+    for places, batch in runs[0].batches(opened, chosen):
+        embedded = [run.method.embed(batch).float().cpu() for run in runs]
+        found = found or [Accumulator(z.shape[1], seed=seed) for z in embedded]
+        if views and found[0].seen < VIEWED:
+            few = {name: value[: VIEWED - found[0].seen] for name, value in batch.items()}
+            made = [add_views(*one, few) for one in zip(runs, contexts, found, strict=True)]
+            views = all(made)
+        for sums, z in zip(found, embedded, strict=True):
+            sums.add(z, torch.from_numpy(places))
+    if not found:
+        raise UserError(
+            f"none of the samples of {opened.source} can be read, so there is nothing to measure."
+        )
+    return found
+
+
+@torch.inference_mode()
+def add_views(run: Run, context: Context, sums: Accumulator, batch: Batch) -> bool:
+    """Make views of the samples of a batch and take their embeddings in; False for a method without views."""
+    try:
+        made = run.method.views(batch, context, VIEWS)
+    except NotImplementedError:
+        return False
+    if made.isfinite().all():
+        sums.add_views(made.float())
+    return True
 
 
 @torch.inference_mode()
@@ -105,39 +172,6 @@ def _own(run: Run, samples: Samples, chosen: np.ndarray, seed: int) -> dict[str,
     return run.method.health((batch for _, batch in run.batches(samples, chosen)), context)
 
 
-def judge(
-    figures: dict[str, Any], before: dict[str, float], fault: str | None, rows: int, dim: int
-) -> tuple[str, str]:
-    """A verdict with its evidence, and what to try.
-
-    Args:
-        figures: of the run, from `measures`.
-        before: of the untrained encoder.
-        fault: what `health.collapse` says.
-        rows, dim: of the matrix that was measured.
-    """
-    rank, was = figures["rankme_centred"], before["rankme_centred"]
-    if rows < dim:
-        return (
-            f"unknown: {rows} samples cannot show how many of {dim} directions are used",
-            f"inspect at least {5 * dim} samples.",
-        )
-    if fault:
-        return (
-            fault,
-            "train with a teacher (--teacher ema), a lower --learning-rate, or more and larger targets.",
-        )
-    alpha = figures.get("alpha_req", math.nan)
-    evidence = f"effective rank {rank:.1f} of {dim} (untrained {was:.1f}), alpha {alpha:.2f}"
-    if rank < was / 2:
-        return (
-            f"shrinking: {evidence}",
-            "fewer directions are used than before training: lower --learning-rate or raise --momentum.",
-        )
-    if rank <= was:
-        return (
-            f"not collapsed, but no more directions are used than before training: {evidence}",
-            "longer training usually raises it; see what labels say with `anyjepa evaluate`.",
-        )
-    hint = "" if rows >= 5 * dim else f" Only {rows} samples were measured; {5 * dim} would make this surer."
-    return f"healthy: {evidence}", f"see what labels say with `anyjepa evaluate`.{hint}"
+def _finite(estimates: Mapping[str, Estimate]) -> dict[str, float]:
+    """The measures alone, in the order of `MEANINGS`."""
+    return {name: estimates[name].value for name in MEANINGS if name in estimates}

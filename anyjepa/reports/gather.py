@@ -11,19 +11,23 @@ import torch
 from torch import Generator, Tensor
 
 import anyjepa
+from anyjepa.core.accumulation import Accumulator
 from anyjepa.core.errors import UserError
 from anyjepa.core.health import Gram
 from anyjepa.core.method import Batch, Context, Method
 from anyjepa.core.tokens import Tokens
 from anyjepa.domains import Samples
 from anyjepa.engine.files import explained, read_lines, write_whole
+from anyjepa.engine.randomness import step_generator
 from anyjepa.engine.run import Run, load
+from anyjepa.evaluation.inspection import add_views, assess
 from anyjepa.reports import sections, summary
-from anyjepa.reports.page import Content, Masks, Patches, SampleViews, render
+from anyjepa.reports.page import Content, Health, Masks, Patches, SampleViews, render
 from anyjepa.reports.sections import Labels, Looked
 
 SHOWN = 6  # samples of the masks, neighbours and patches
 POSITION_SAMPLES = 128  # that the mean token of each position is taken over
+VIEWED = 500  # samples that views are made of for LiDAR
 SKIPPED_NAMED = 20
 
 
@@ -87,11 +91,14 @@ def gather(
     known = None if isinstance(look, str) else look
     embeddings = known and _gram(known.looked.embeddings)
     untrained = known and _gram(known.untrained)
+    health = known.health() if known and untrained is not None else absent
     return Content(
         recipe=config["recipe"],
         data=summary.data(config),
         facts=summary.facts(config, rows, _written(run.path)),
-        verdict=summary.verdict(config, embeddings, untrained, scores),
+        verdict=summary.verdict(
+            config, embeddings, untrained, scores, None if isinstance(health, str) else health
+        ),
         figures=summary.figures(rows, embeddings, untrained, scores),
         scores=scores or "Not evaluated yet: anyjepa evaluate measures it on labelled data.",
         commands=summary.commands(run.path, config, scores),
@@ -101,6 +108,7 @@ def gather(
         masks=known.masks() if known else absent,
         neighbours=sections.neighbours(known.looked, known.shown) if known else absent,
         patches=known.patches() if known else absent,
+        health=health,
         map=sections.embedding_map(known.looked, seed) if known else absent,
         tables=summary.tables(config),
         skipped=len(skipped),
@@ -151,7 +159,7 @@ def _look(run: Run, source: str | np.ndarray | None, labels: str | None, most: i
         [samples.identity(index) for index in indices.tolist()],
         Labels(samples.labels, samples.classes).take(indices),
     )
-    return _Look(run, samples, indices, looked, torch.cat(untrained), gain, seed)
+    return _Look(run, samples, indices, looked, torch.cat(untrained)[finite], gain, seed)
 
 
 @torch.inference_mode()
@@ -181,6 +189,18 @@ class _Look:
         self.shown = sections.chosen(looked.labels, SHOWN, len(indices), seed)
         drawn, self.batch = next(run.batches(samples, indices=indices[self.shown]))
         self.names = [samples.identity(int(index)) for index in drawn]
+
+    def health(self) -> Health | str:
+        """Label-free measures of what was looked at, and of views of some of it."""
+        sums = []
+        few = self.indices[: min(VIEWED, len(self.indices) // 2)]
+        for run, z in ((self.run, self.looked.embeddings), (self.run.untrained(), self.untrained)):
+            context = Context(1, 1, step_generator(self.seed, 1, run.device))
+            sums.append(Accumulator(z.shape[1], seed=self.seed).add(z, torch.from_numpy(self.indices)))
+            for _, batch in run.batches(self.samples, few):
+                if not add_views(run, context, sums[-1], batch):
+                    break
+        return summary.health(assess(self.run, self.samples, self.indices, sums, self.seed))
 
     def spectra(self) -> list[tuple[str, Tensor]]:
         """The matrices to compare, by name."""

@@ -179,6 +179,27 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Health:
+    """Label-free measures, and the verdict that they give.
+
+    Args:
+        rows: name, value with its standard error, the same untrained, and what it says, of each measure.
+        verdict: in words, with its evidence.
+        tone: "good", "care", "bad" or "unknown".
+        advice: what to try.
+        remarks: further sentences.
+        samples: that were measured.
+    """
+
+    rows: Sequence[tuple[str, str, str, str]]
+    verdict: str
+    tone: str
+    advice: str
+    remarks: Sequence[str]
+    samples: int
+
+
+@dataclass(frozen=True)
 class Content:
     """Everything a report says. A section that cannot be shown is the sentence that says why.
 
@@ -201,6 +222,7 @@ class Content:
         skipped: number of skipped samples.
         skipped_first: (identity, reason) of the first of them.
         made: date, and version of what made the page.
+        health: label-free measures beside those of the untrained encoder.
     """
 
     recipe: str
@@ -221,6 +243,7 @@ class Content:
     skipped: int = 0
     skipped_first: Sequence[tuple[str, str]] = field(default_factory=tuple)
     made: str = ""
+    health: Health | str = "Not measured."
 
 
 def render(content: Content) -> str:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import datetime
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from anyjepa.core.health import Gram, collapse, rankme
+from anyjepa.core.health import Gram, Shape, collapse, rankme
+from anyjepa.evaluation.inspection import MEANINGS
 from anyjepa.reports.charts import Chart, Series, line_chart, score_text, short
 from anyjepa.reports.class_charts import by_class
-from anyjepa.reports.page import Figure, Score, Table, Verdict
+from anyjepa.reports.page import Figure, Health, Score, Table, Verdict
 
 Rows = Sequence[dict[str, Any]]
 Curves = tuple[tuple[str, tuple[tuple[str, str], ...]], ...]  # title, and (name, key of the log) of each line
@@ -152,13 +153,32 @@ def _known(rows: Rows, key: str) -> list[float]:
     return [float(row[key]) for row in rows if row.get(key) is not None]
 
 
+def health(result: Mapping[str, Any]) -> Health:
+    """What `inspect` found, as text."""
+    errors, untrained = result["errors"], result["untrained"]
+    own = [name for name in result if name not in MEANINGS and isinstance(result[name], float)]
+    rows = []
+    for name in (*(name for name in MEANINGS if name in result), *own):
+        error = f" ± {errors[name]:.2g}" if errors.get(name) else ""
+        beside = short(untrained[name]) if name in untrained else ""
+        rows.append((name.replace("_", " "), short(result[name]) + error, beside, MEANINGS.get(name, "")))
+    words = f"{result['verdict'][0].upper()}{result['verdict'][1:]}"
+    return Health(rows, words, *(result[key] for key in ("tone", "advice", "remarks", "samples")))
+
+
 def verdict(
-    config: dict[str, Any], embeddings: Gram | None, untrained: Gram | None, measured: Sequence[Score]
+    config: dict[str, Any],
+    embeddings: Gram | None,
+    untrained: Gram | None,
+    measured: Sequence[Score],
+    judged: Health | None = None,
 ) -> Verdict:
     """The run in words: collapsed or healthy, and whether it beats what any encoder must beat."""
     if embeddings is None:
         return Verdict("unknown", "Health is not known, for no embedding could be looked at.")
     tone, words = _health(embeddings, untrained)
+    if judged is not None:
+        tone, words = judged.tone, f"{judged.verdict}."
     if measured:
         beaten, sentence = _worth(measured[0])
         words += " " + sentence
@@ -170,7 +190,7 @@ def verdict(
 
 def _health(embeddings: Gram, untrained: Gram | None) -> tuple[str, str]:
     """Tone and words; using no more directions than before training calls for care, for so does failing."""
-    collapsed = collapse(embeddings)
+    collapsed = collapse(embeddings, None if untrained is None else Shape.of(untrained))
     if collapsed:
         return "bad", f"Not healthy: {collapsed}."
     if embeddings.count < embeddings.dim:

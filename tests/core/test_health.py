@@ -2,10 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import linalg, spatial, stats
+from sklearn.preprocessing import normalize
 
 from anyjepa.core import health
 from anyjepa.core.errors import UserError
@@ -225,3 +228,105 @@ def test_noise_in_views_reads_full_rank_and_yet_tells_no_samples_apart():
     assert health.lidar(noise) > 60
     assert health.views_told_apart(noise) == pytest.approx(1, abs=0.05)
     assert health.views_told_apart(noise + 3 * noise[:, :1].roll(1, 0)) > 10
+
+
+def coloured(rows=400, dim=40, seed=0):
+    """Embeddings with a mean and a falling spectrum, as numpy."""
+    draw = np.random.default_rng(seed)
+    return draw.normal(size=(rows, dim)) @ draw.normal(size=(dim, dim)) / np.arange(1, dim + 1) + 0.3
+
+
+def test_measures_of_one_matrix_equal_formulas_of_numpy_scipy_and_scikit_learn():
+    z = coloured()
+    ours = torch.from_numpy(z)
+    singular = linalg.svdvals(z)
+    assert rankme(ours, eps=0.0) == pytest.approx(math.exp(stats.entropy(singular)), rel=1e-9)
+    eigen = np.sort(np.linalg.eigvalsh(np.cov(z.T)))[::-1]
+    assert health.eigen_rank(ours, eps=0.0) == pytest.approx(math.exp(stats.entropy(eigen)), rel=1e-9)
+    assert participation_ratio(ours) == pytest.approx(np.trace(np.cov(z.T)) ** 2 / (np.cov(z.T) ** 2).sum())
+    assert health.nesum(ours) == pytest.approx(eigen.sum() / eigen[0])
+    assert health.first_share(ours) == pytest.approx(eigen[0] / eigen.sum())
+    assert stable_rank(ours) == pytest.approx((linalg.norm(z) / linalg.norm(z, 2)) ** 2)
+    assert health.condition_number(ours) == pytest.approx(np.linalg.cond(z), rel=1e-6)
+    pairs = np.exp(-2 * spatial.distance.pdist(normalize(z)) ** 2)
+    assert uniformity(ours) == pytest.approx(math.log(pairs.mean()))
+    other = coloured(seed=1)
+    assert alignment(ours, torch.from_numpy(other)) == pytest.approx(
+        (2 - 2 * (normalize(z) * normalize(other)).sum(1)).mean()
+    )
+    lengths = (z**2).sum(1).mean()
+    assert health.mean_cosine(Gram(40).add(ours)) == pytest.approx((z @ z.T).mean() / lengths)
+
+
+def test_alpha_is_the_slope_that_numpy_fits():
+    z = coloured(600, 60)
+    eigen = np.sort(np.linalg.eigvalsh(np.cov(z.T)))[::-1][10:100]
+    rank = np.arange(11, 11 + len(eigen))
+    slope, start = np.polyfit(np.log(rank), np.log(eigen), 1, w=np.sqrt(1 / rank))
+    alpha, fit = alpha_req(torch.from_numpy(z))
+    assert alpha == pytest.approx(-slope, rel=1e-6)
+    left = np.log(eigen) - slope * np.log(rank) - start
+    about = np.log(eigen) - np.average(np.log(eigen), weights=1 / rank)
+    assert fit == pytest.approx(1 - (left**2 / rank).sum() / (about**2 / rank).sum())
+
+
+def test_lidar_is_the_entropy_of_a_generalised_eigenvalue_problem():
+    views = np.random.default_rng(0).normal(size=(200, 5, 12)) + 2 * coloured(200, 12)[:, None]
+    centre = views.mean(1)
+    between = np.cov(centre.T)
+    within = sum(np.cov(one.T) for one in views) / len(views) + 1e-4 * np.eye(12)
+    values = linalg.eigh(between, within, eigvals_only=True)
+    assert lidar(torch.from_numpy(views), eps=0.0) == pytest.approx(math.exp(stats.entropy(values)), rel=1e-9)
+    assert health.views_told_apart(torch.from_numpy(views)) == pytest.approx(values.sum() / 12 * 5)
+
+
+def test_lidar_less_the_noise_of_views():
+    assert lidar(views(1.0), corrected=True) == pytest.approx(8.37, abs=0.1)
+    # of pure noise, what is left are the positive eigenvalues of a difference of two equal matrices
+    assert lidar(views(1.0, signal=False), corrected=True) == pytest.approx(22, abs=3)
+
+
+def test_added_noise_dimensions_raise_rankme_and_not_lidar():
+    """Known answer 17 of the note: the report must not call such an encoder better."""
+    signal = views(0.1)
+    noise = torch.randn(1000, 10, 64, generator=torch.Generator().manual_seed(1))
+    padded = torch.cat([signal, 0.5 * noise], 2)
+    assert rankme(padded[:, 0]) > rankme(signal[:, 0]) + 20
+    assert lidar(padded, corrected=True) == pytest.approx(lidar(signal, corrected=True), rel=0.1)
+
+
+def test_the_order_of_the_measures_of_rank():
+    """Known answer 14: participation ratio <= eigen rank <= RankMe <= number of directions."""
+    for seed in range(5):
+        z = torch.from_numpy(coloured(seed=seed))
+        figures = [
+            health.nesum(z), participation_ratio(z), health.eigen_rank(z, 0.0), rankme(z, True, 0.0), 40
+        ]  # fmt: skip
+        assert figures == sorted(figures)
+
+
+def test_numerical_rank_counts_directions():
+    z = with_spectrum([1.0, 0.5, 0.1, 1e-5, 0.0])
+    assert health.numerical_rank(z - z.mean(0)) == 3
+    assert health.numerical_rank(torch.ones(9, 4)) == 0
+    assert health.first_share(torch.ones(9, 4)) == 1
+
+
+@given(split=st.integers(1, 199))
+@settings(max_examples=15)
+def test_sums_merge_in_any_parts(split):
+    z = torch.from_numpy(coloured(200, 6))
+    merged = Gram(6).add(z[:split]).merge(Gram(6).add(z[split:]))
+    assert merged.count == 200
+    assert torch.allclose(merged.singular_values(True), Gram(6).add(z).singular_values(True))
+    seen = z.view(20, 10, 6)
+    part = min(split, 19)
+    both = health.Scatters(6).add(seen[:part]).merge(health.Scatters(6).add(seen[part:]))
+    assert lidar(both) == pytest.approx(lidar(seen), rel=1e-6)
+    assert both.alignment() == pytest.approx(alignment(seen[:, 0], seen[:, 1]))
+
+
+def test_a_spectrum_is_not_that_of_before_more_was_added():
+    gram = Gram(2).add(torch.tensor([[1.0, 0.0]]))
+    first = rankme(gram)
+    assert rankme(gram.add(torch.tensor([[0.0, 1.0]]))) > first + 0.9

@@ -11,7 +11,15 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import KNeighborsClassifier
 
-from anyjepa.core.neighbourhoods import clid, intrinsic_dimension, k_means, learnability, self_cluster
+from anyjepa.core.neighbourhoods import (
+    clid,
+    coherence,
+    dominant,
+    intrinsic_dimension,
+    k_means,
+    learnability,
+    self_cluster,
+)
 
 
 def generator(seed=0):
@@ -93,3 +101,39 @@ def test_a_rotation_and_a_scale_change_nothing(seed, scale):
     assert learnability(turned, labels) == learnability(z, labels)
     assert intrinsic_dimension(turned) == pytest.approx(intrinsic_dimension(z), rel=1e-6)
     assert self_cluster(turned) == pytest.approx(self_cluster(z), abs=1e-9)
+
+
+def test_coherence_is_one_where_samples_share_all_directions_and_greatest_where_one_has_its_own():
+    corners = torch.tensor([[a, b] for a in (-1.0, 1.0) for b in (-1.0, 1.0)])
+    assert coherence(corners) == pytest.approx(1)
+    alone = torch.cat([torch.ones(9, 1), torch.zeros(9, 1)], 1)
+    alone = torch.cat([alone, torch.tensor([[0.0, 1.0]])])
+    assert coherence(alone) == pytest.approx(10 / 2)
+    z = normal(30, 4)
+    hat = z @ torch.linalg.inv(z.T @ z) @ z.T  # the leverages of least squares
+    assert coherence(z) == pytest.approx(float(hat.diagonal().max() * 30 / 4))
+    assert coherence(torch.cat([z, torch.zeros(30, 3)], 1)) == pytest.approx(coherence(z))
+    assert coherence(torch.zeros(5, 2)) == 1
+
+
+def test_a_group_that_holds_most_of_the_variance_is_named_and_so_are_single_samples():
+    z, groups = normal(400, 8), torch.arange(400) % 10
+    assert dominant(z, groups) is None
+    loud = torch.where((groups == 7)[:, None], 20 * z, z)
+    found = dominant(loud, groups)
+    assert found is not None
+    assert (found.group, found.samples) == (7, 0.1)
+    assert set(found.rows.tolist()) == set((groups == 7).nonzero()[:, 0].tolist())
+    square = (loud - loud.median(0).values).square().sum(1)
+    assert found.variance == pytest.approx(float(square[groups == 7].sum() / square.sum()))
+    z[[3, 50]] *= 100
+    found = dominant(z)
+    assert found is not None
+    assert found.group == -1
+    assert set(found.rows.tolist()) <= {3, 50}
+    assert dominant(torch.ones(30, 3)) is None
+
+
+@pytest.mark.parametrize("dim", [1, 2, 20])
+def test_normal_embeddings_have_no_dominant_samples(dim):
+    assert not [seed for seed in range(30) if dominant(normal(500, dim, seed=seed))]

@@ -9,11 +9,11 @@ from anyjepa.core.tokens import Tokens
 from anyjepa.domains.images import Images
 from anyjepa.reports import sections
 from anyjepa.reports.charts import Series, line_chart
-from anyjepa.reports.page import Content, Figure, Score, Table, Verdict
+from anyjepa.reports.page import Content, Figure, Health, Score, Table, Verdict
 from anyjepa.reports.sections import Labels, Looked
 
 EVIL = "<script>alert(1)</script>"
-ABSENT = ("scores", "curves", "spectrum", "masks", "neighbours", "patches", "map")
+ABSENT = ("scores", "health", "curves", "spectrum", "masks", "neighbours", "patches", "map")
 
 
 @pytest.fixture(scope="session")
@@ -46,6 +46,7 @@ def full() -> Content:
         neighbours=sections.neighbours(looked, [0, 1]),
         patches=sections.patches(domain, {}, few, tokens, None, names),
         map=sections.embedding_map(looked, 0),
+        health=Health([("rankme", "7.1 ± 0.1", "5", EVIL)], EVIL, "good", EVIL, [EVIL], 40),
         tables=[Table(EVIL, [(EVIL, EVIL)])],
         skipped=23,
         skipped_first=[(EVIL, EVIL)],

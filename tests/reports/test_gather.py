@@ -14,6 +14,7 @@ from anyjepa.core.health import Gram
 from anyjepa.engine.run import load
 from anyjepa.engine.train import Settings, train
 from anyjepa.reports import summary
+from anyjepa.reports.charts import short
 from anyjepa.reports.gather import gather, report, write_report
 
 EVIL = "<script>alert(1)<"
@@ -54,6 +55,19 @@ def test_a_run_has_every_section(run):
     assert (content.skipped, len(content.skipped_first)) == (23, 20)
     fields = {name for name, _ in content.tables[0].rows}
     assert fields == {name.replace("_", " ") for name in run.config["fields"]}
+
+
+def test_the_health_is_that_of_inspect_and_the_head_says_it_too(run):
+    from anyjepa.evaluation.inspection import MEANINGS, inspect
+
+    content, result = gather(run, samples=40), inspect(run, samples=0)
+    rows = {name: (value, untrained) for name, value, untrained, _ in content.health.rows}
+    assert set(rows) == {name.replace("_", " ") for name in MEANINGS}
+    assert rows["rankme"][0].startswith(short(result["rankme"]))
+    assert rows["rankme"][1] == short(result["untrained"]["rankme"])
+    assert content.health.samples == 40
+    assert content.health.verdict.lower() == result["verdict"].lower()
+    assert content.verdict.words.startswith(content.health.verdict)
 
 
 def test_the_page_replaces_the_old_one_and_leaves_nothing_beside(run):

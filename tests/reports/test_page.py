@@ -17,6 +17,7 @@ SECTIONS = (
     "scores",
     "next",
     "curves",
+    "health",
     "spectrum",
     "masks",
     "neighbours",
