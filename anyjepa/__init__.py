@@ -17,7 +17,7 @@ _WHERE = {
     "train": ("anyjepa.engine.train", "train"),
     "Settings": ("anyjepa.engine.train", "Settings"),
     "load": ("anyjepa.engine.run", "load"),
-    "embed": ("anyjepa.engine.takeaway", "embed"),
+    "embed": ("anyjepa.engine.embedding", "embed"),
     "export": ("anyjepa.engine.takeaway", "export"),
     "inspect": ("anyjepa.evaluation.inspection", "inspect"),
     "evaluate": ("anyjepa.evaluation.scores", "evaluate"),
