@@ -45,6 +45,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def _parser(command: str, about: str, example: str) -> Parser:
+    """A command's parser, with what every command takes and an example below its help."""
     parser = Parser(prog=f"anyjepa {command}", description=about, epilog=f"example:\n  {example}")
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object as the last line of stdout"
@@ -54,6 +55,7 @@ def _parser(command: str, about: str, example: str) -> Parser:
 
 
 def _print_figures(figures: dict[str, Any]) -> None:
+    """A result as a table of names and values."""
     from rich.console import Console
     from rich.table import Table
 
@@ -65,6 +67,7 @@ def _print_figures(figures: dict[str, Any]) -> None:
 
 
 def _show(options: argparse.Namespace, result: dict[str, Any], show: Callable[[dict[str, Any]], None]) -> int:
+    """Print a result, as JSON where that is asked; gives the exit code."""
     if options.json:
         print(json.dumps(result))
     else:
@@ -122,6 +125,7 @@ def _train_parser(name: str, about: str) -> Parser:
     parser.add_argument("--out", help="the run's folder (default runs/RECIPE)")
     parser.add_argument("--preset", default="tiny", help="the recipe's preset (default tiny)")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out")
+    parser.add_argument("--init", metavar="RUN", help="begin with another run's weights and fields")
     return parser
 
 
@@ -160,6 +164,7 @@ def command_train(words: Sequence[str]) -> int:
 
     result = train(
         name, options["data"], options["out"], preset=options["preset"], resume=options["resume"],
+        init=options["init"],
         settings=Settings(**given(Settings)), **given(kind),
     )  # fmt: skip
 
@@ -255,38 +260,6 @@ def print_scores(results: list[dict[str, Any]]) -> None:
     Console(soft_wrap=True).print(table)
 
 
-def command_embed(words: Sequence[str]) -> int:
-    """Embeddings with sample ids."""
-    parser = _parser(
-        "embed",
-        "Write the embedding of every sample.",
-        "anyjepa embed runs/digits --data digits --out digits.parquet",
-    )
-    parser.add_argument("run", help="the run's folder, or an exported file")
-    parser.add_argument("--data", help="samples to embed (default: the data it was trained on)")
-    parser.add_argument(
-        "--out", default="embeddings.parquet", help=".parquet or .npy (default embeddings.parquet)"
-    )
-    options = parser.parse_all(words)
-    from anyjepa.engine.takeaway import embed
-
-    return _show(options, embed(options.run, options.data, options.out), _print_figures)
-
-
-def command_export(words: Sequence[str]) -> int:
-    """The encoder, for other tools."""
-    parser = _parser(
-        "export", "Write the encoder for other tools.", "anyjepa export runs/digits --format safetensors"
-    )
-    parser.add_argument("run", help="the run's folder")
-    parser.add_argument("--format", default="safetensors", help="safetensors (default)")
-    parser.add_argument("--out", help="where to (default: in the run's folder)")
-    options = parser.parse_all(words)
-    from anyjepa.engine.takeaway import export
-
-    return _show(options, export(options.run, options.format, options.out), _print_figures)
-
-
 def command_report(words: Sequence[str]) -> int:
     """One self-contained HTML page."""
     parser = _parser(
@@ -316,14 +289,27 @@ def command_demo(words: Sequence[str]) -> int:
     return _show(options, demo(options.out, options.steps or STEPS), lambda _result: None)
 
 
+def _taken_away(name: str) -> Callable[[Sequence[str]], int]:
+    """A command of `anyjepa.cli_takeaway`, which is read when it is called."""
+
+    def command(words: Sequence[str]) -> int:
+        from anyjepa import cli_takeaway
+
+        return cli_takeaway.COMMANDS[name](words)
+
+    return command
+
+
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "demo": (command_demo, "the main job, end to end, in about two minutes"),
     "recipes": (command_recipes, "list the recipes, or say all about one"),
     "train": (command_train, "pre-train an encoder on unlabelled data"),
     "inspect": (command_inspect, "is it healthy? (no labels)"),
     "evaluate": (command_evaluate, "is it useful? (few labels)"),
-    "embed": (command_embed, "write the embedding of every sample"),
-    "export": (command_export, "write the encoder for other tools"),
+    "embed": (_taken_away("embed"), "write the embedding of every sample"),
+    "export": (_taken_away("export"), "write the encoder for other tools"),
+    "push": (_taken_away("push"), "put the encoder and its card on the Hugging Face hub"),
+    "import": (_taken_away("import"), "make a run of a published checkpoint"),
     "report": (command_report, "one page to look at"),
 }
 

@@ -18,7 +18,6 @@ from anyjepa.core.positions import rotate
 from anyjepa.core.tokens import Tokens, take
 from anyjepa.core.tracing import traced
 
-
 CACHED = 2**18  # activations of a piece that goes through the blocks of an encoder together on a CPU
 
 

@@ -109,7 +109,8 @@ def _code(run: Run, file: str, format: str, measured: dict[str, Any], output: st
             if format == "torchscript"
             else f'torch.export.load("{file}").module()'
         )
-        lines = f"import torch\n\nencoder = {loaded}\nvectors = encoder({', '.join(row['name'] for row in inputs)})"
+        given = ", ".join(row["name"] for row in inputs)
+        lines = f"import torch\n\nencoder = {loaded}\nvectors = encoder({given})"
     elif format == "timm":
         lines = (
             f"import timm\nfrom safetensors.torch import load_file\n\nmodel = {measured['create_model']}\n"
@@ -138,10 +139,8 @@ def _figures(run: Run, scores: list[dict[str, Any]]) -> str:
     parts = []
     if scores:
         rows = [
-            (
-                row["probe"], row["metric"], f"**{row['value']:.3f}** ({row['low']:.3f} to {row['high']:.3f})",
-                _figure(row.get("untrained")), _figure(row.get("raw")), _named(row),
-            )
+            (row["probe"], row["metric"], _interval(row), _figure(row.get("untrained")),
+             _figure(row.get("raw")), _named(row))
             for row in scores
         ]  # fmt: skip
         header = ("probe", "metric", "trained (95 % interval)", "untrained", "raw input", "data")
@@ -160,6 +159,10 @@ def _health(run: Run) -> dict[str, Any]:
     for row in rows:
         found |= {name: row[name] for name in HEALTH if name in row}
     return {name: _figure(value) for name, value in found.items()}
+
+
+def _interval(row: dict[str, Any]) -> str:
+    return f"**{row['value']:.3f}** ({row['low']:.3f} to {row['high']:.3f})"
 
 
 def _figure(value: Any) -> str:

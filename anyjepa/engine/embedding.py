@@ -1,4 +1,4 @@
-"""Embedding a source of any size: a batch in memory at a time, whole files, and shards that survive a kill."""
+"""Embedding a source of any size: a batch in memory at a time, and shards that survive a kill."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints of others, read: which recipe they are of, its fields by their shapes, and our names of weights.
+"""Checkpoints of others, read: the recipe's fields by their shapes, and its weights under our names.
 
 `LAYOUTS` has the readers of each recipe; another published layout is one more small function there. A reader
 gives None where the checkpoint is of another layout.
@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from anyjepa.core.errors import UserError
-from anyjepa.core.positions import SinCos, grid
 from anyjepa.engine.vision_layouts import TIMM, TRANSFORMERS, ratio, renamed, square_grid
 
 State = dict[str, Tensor]
@@ -25,7 +25,6 @@ IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}  # of v
 PTB_XL = (0.19, 0.17, 0.17, 0.14, 0.15, 0.15, 0.24, 0.34, 0.34, 0.30, 0.29, 0.24)
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16}  # of the published vision transformers
-FIXED = 1e-3  # two position tables nearer than this are the same: some were computed in half precision
 
 
 @dataclass
@@ -40,7 +39,7 @@ class Layout:
             must be measured.
         statistics: whose these are, in words.
         left_out: names of weights, as they stand in the checkpoint, that have no place here.
-        heads_unknown: the checkpoint does not say how many heads it has.
+        table: of positions (1, tokens, width), for images; those of sequences are sines in all layouts here.
     """
 
     name: str
@@ -49,7 +48,7 @@ class Layout:
     facts: dict[str, Any] = field(default_factory=dict)
     statistics: str = ""
     left_out: list[str] = field(default_factory=list)
-    heads_unknown: bool = False
+    table: Tensor | None = None
 
 
 Reader = Callable[[Mapping[str, Any]], Layout | None]
@@ -97,34 +96,6 @@ def _image_facts(channels: int, mean: Any = None, std: Any = None) -> dict[str, 
     return {} if mean is None else {"mean": list(mean), "std": list(std)}
 
 
-def _positions(layout: Layout, table: Tensor | None) -> Layout:
-    """Say whether a table (1, tokens, width) is the published one of sines, or else keep it as a learned one."""
-    if table is None:
-        raise UserError("the checkpoint has no position table (pos_embed), which every layout here has.")
-    square = square_grid(table.shape[1])
-    if square is None and "image_size" not in layout.fields:
-        raise UserError(
-            f"the checkpoint's {table.shape[1]} positions are no square: say --image-size HEIGHT WIDTH of "
-            "the images that it was trained on."
-        )
-    side = layout.fields["patch_size"]
-    size = layout.fields.setdefault("image_size", tuple(side * count for count in square or ()))
-    places = tuple(extent // side for extent in size)
-    if places[0] * places[1] != table.shape[1]:
-        raise UserError(
-            f"images of {size[0]} x {size[1]} pixels have {places[0] * places[1]} patches of {side}, but the "
-            f"checkpoint has {table.shape[1]} positions."
-        )
-    own = SinCos(table.shape[2], 2, order=(1, 0))(grid(*places))
-    if torch.allclose(own, table.float(), atol=FIXED):
-        layout.fields["positions"] = "sin-cos"
-        return layout
-    layout.fields["positions"] = "learned"
-    for name in layout.parts.keys() & {"encoder", "target"}:
-        layout.parts[name]["positions.table"] = table[0]
-    return layout
-
-
 PREDICTOR = (("embed.", "predictor_embed."), ("blocks.", "predictor_blocks."), ("norm.", "predictor_norm."),
              ("out.", "predictor_proj."), *TIMM[1:])  # fmt: skip
 
@@ -168,8 +139,8 @@ def i_jepa(checkpoint: Mapping[str, Any]) -> Layout | None:
     facts = _image_facts(first["patch_embed.proj.weight"].shape[1])
     layout = Layout("the released I-JEPA code", fields, parts, facts, "ImageNet's" if facts else "")
     layout.facts["channels"] = first["patch_embed.proj.weight"].shape[1]
-    layout.heads_unknown = True
-    return _positions(layout, first.get("pos_embed"))
+    layout.table = first.get("pos_embed")
+    return layout
 
 
 def _timm_encoder(state: State) -> State:
@@ -224,7 +195,8 @@ def transformers_i_jepa(checkpoint: Mapping[str, Any]) -> Layout | None:
         "an I-JEPA folder of transformers", fields, {"target": _flat(found)}, facts, whose, left_out
     )
     layout.facts["channels"] = config["num_channels"]
-    return _positions(layout, state.get("embeddings.position_embeddings"))
+    layout.table = state.get("embeddings.position_embeddings")
+    return layout
 
 
 def timm_vit(checkpoint: Mapping[str, Any]) -> Layout | None:
@@ -268,21 +240,24 @@ def timm_vit(checkpoint: Mapping[str, Any]) -> Layout | None:
         facts, whose = _image_facts(channels, mean, std), "the folder's"
     else:
         facts, whose = _image_facts(channels), "ImageNet's"
-    layout = Layout("a ViT of timm", fields, parts, facts, whose, left_out, heads_unknown=True)
+    layout = Layout("a ViT of timm", fields, parts, facts, whose, left_out)
     layout.facts["channels"] = channels
-    return _positions(layout, table)
+    layout.table = table
+    return layout
 
 
 def _with_registers(front: Tensor, table: Tensor | None, state: State) -> Tensor | None:
-    """Take the positions of tokens in front out of the table and into the tokens; it may have none of them."""
-    if table is not None and square_grid(table.shape[1]) is None:
-        front = (
-            front + table[:, : front.shape[1]]
-            if square_grid(table.shape[1] - front.shape[1])
-            else front + torch.nn.functional.pad(table[:, :1], (0, 0, 0, front.shape[1] - 1))
-        )
-        own = front.shape[1] if square_grid(table.shape[1] - front.shape[1]) else 1
-        table = table[:, own:]
+    """Put the tokens in front, with the positions that they may have in the table, among the weights.
+
+    Returns:
+        What is left of the table: the patches' positions.
+    """
+    count = 0
+    if table is not None:
+        rest, most = table.shape[1], front.shape[1]
+        count = next((c for c in (0, most, 1) if square_grid(rest - c)), most)
+        front = front + functional.pad(table[:, :count], (0, 0, 0, most - count))
+        table = table[:, count:]
     state["registers"] = front
     return table
 
@@ -352,7 +327,7 @@ def ecg_jepa(checkpoint: Mapping[str, Any]) -> Layout | None:
     known = [f"{part}." for part in ("encoder", "target_encoder", "predictor")]
     left_out = [name for name in state if not name.startswith(tuple(known))]
     whose = "PTB-XL's (its standard deviations to two digits)" if "mean" in facts else ""
-    return Layout("the released ECG-JEPA code", fields, parts, facts, whose, left_out, "heads" not in fields)
+    return Layout("the released ECG-JEPA code", fields, parts, facts, whose, left_out)
 
 
 LAYOUTS: dict[str, tuple[Reader, ...]] = {

@@ -29,7 +29,7 @@ from anyjepa.engine.portable import (
     write_torchscript,
 )
 from anyjepa.engine.run import Run, load, load_encoder_file
-from anyjepa.engine.vision_layouts import timm_state, timm_tokens, vision_encoder, write_transformers
+from anyjepa.engine.vision_layouts import sizes, timm_state, timm_tokens, vision_encoder, write_transformers
 
 FORMATS = {
     "safetensors": "model.safetensors",
@@ -110,7 +110,7 @@ def _write_timm(run: Run, out: Path, _output: Output) -> Measured:
     with explained(f"write {out}"):
         write_whole(out, save(state, metadata={"format": "pt", "create_model": call}))
     encoder = vision_encoder(run, "timm")
-    heads, state = encoder.blocks[0].attention.heads, load_file(out)
+    (heads, _), state = sizes(encoder), load_file(out)
 
     def given(batch: Batch) -> Tensor:
         with torch.inference_mode():

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from anyjepa.core.errors import UserError
-from anyjepa.core.transformer import Encoder
+from anyjepa.core.transformer import Block, Encoder
 from anyjepa.domains.image_backbones import VisionTransformer
 from anyjepa.domains.image_patches import ImagePatches
 from anyjepa.engine.run import Run
@@ -70,6 +70,13 @@ def position_table(encoder: Encoder, image_size: tuple[int, int]) -> Tensor:
         return encoder.positions(tokenizer({"image": image}).coordinates)
 
 
+def sizes(encoder: Encoder) -> tuple[int, int]:
+    """Attention heads, and the hidden width of the perceptrons."""
+    first = encoder.blocks[0]
+    assert isinstance(first, Block) and isinstance(first.mlp[0], torch.nn.Linear)
+    return int(first.attention.heads), int(first.mlp[0].out_features)
+
+
 def own_state(encoder: Encoder) -> tuple[dict[str, Tensor], ImagePatches]:
     """Weights of the encoder under our names, without statistics and positions; and its tokenizer."""
     tokenizer = encoder.tokenizer
@@ -103,11 +110,11 @@ def timm_state(run: Run) -> tuple[dict[str, Tensor], str]:
     size = tuple(run.config["fields"]["image_size"])
     found = {renamed(name, TIMM): value.contiguous() for name, value in state.items()}
     found["pos_embed"] = position_table(encoder, size).cpu()
-    first = encoder.blocks[0]
+    heads, hidden = sizes(encoder)
     options: dict[str, Any] = {
         "img_size": size, "patch_size": tokenizer.patch, "in_chans": len(tokenizer.mean), "num_classes": 0,
-        "embed_dim": encoder.width, "depth": len(encoder.blocks), "num_heads": first.attention.heads,
-        "mlp_ratio": ratio(first.mlp[0].out_features, encoder.width), "class_token": False,
+        "embed_dim": encoder.width, "depth": len(encoder.blocks), "num_heads": heads,
+        "mlp_ratio": ratio(hidden, encoder.width), "class_token": False,
         "global_pool": "avg", "fc_norm": False,
     }  # fmt: skip
     if registers is not None:
@@ -173,7 +180,7 @@ def write_transformers(run: Run, folder: Path) -> None:
             f"IJepaModel of transformers has no place for the {state['registers'].shape[1]} register or "
             "class tokens of this run: export it as timm, onnx or safetensors."
         )
-    size, first = tuple(run.config["fields"]["image_size"]), encoder.blocks[0]
+    size, (heads, hidden) = tuple(run.config["fields"]["image_size"]), sizes(encoder)
     found = {"embeddings.position_embeddings": position_table(encoder, size).cpu()}
     for name, value in state.items():
         theirs = renamed(name, TRANSFORMERS)
@@ -186,8 +193,8 @@ def write_transformers(run: Run, folder: Path) -> None:
             found[theirs] = value.contiguous()
     config = {
         "architectures": ["IJepaModel"], "model_type": "ijepa", "hidden_size": encoder.width,
-        "num_hidden_layers": len(encoder.blocks), "num_attention_heads": first.attention.heads,
-        "intermediate_size": first.mlp[0].out_features, "hidden_act": "gelu", "hidden_dropout_prob": 0.0,
+        "num_hidden_layers": len(encoder.blocks), "num_attention_heads": heads,
+        "intermediate_size": hidden, "hidden_act": "gelu", "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0, "initializer_range": 0.02, "layer_norm_eps": encoder.norm.eps,
         "image_size": size[0] if size[0] == size[1] else list(size), "patch_size": tokenizer.patch,
         "num_channels": len(tokenizer.mean), "qkv_bias": True, "dtype": "float32",
@@ -215,7 +222,7 @@ def preprocessing(run: Run, tokenizer: ImagePatches) -> dict[str, Any]:
 
 
 def resampled(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """A position table (rows * columns, width) of one grid at the places of another, by bicubic interpolation.
+    """A position table (rows * columns, width) at the places of another grid, by bicubic interpolation.
 
     Args:
         table: in raster order.
