@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -122,7 +123,7 @@ def command_import(words: Sequence[str]) -> int:
 
 def _fields(parser: Parser, words: Sequence[str]) -> Sequence[Any]:
     """Add the fields of the recipe that the words name, if they name one."""
-    named = [after for word, after in zip(words, words[1:], strict=False) if word == "--recipe"]
+    named = [after for word, after in itertools.pairwise(words) if word == "--recipe"]
     named += [word.removeprefix("--recipe=") for word in words if word.startswith("--recipe=")]
     if not named:
         return ()
@@ -145,10 +146,9 @@ def _show_import(result: dict[str, Any]) -> None:
             shown = ", ".join(result[name][:4])
             more = f" and {len(result[name]) - 4} more" if len(result[name]) > 4 else ""
             print(f"{len(result[name])} weights {words}: {shown}{more}")
-    run = result["run"]
-    print(
-        f"\nnext: anyjepa evaluate {run} --data LABELLED\n      anyjepa train {result['recipe']} --init {run} --data SRC"
-    )
+    run, recipe = result["run"], result["recipe"]
+    print(f"\nnext: anyjepa evaluate {run} --data LABELLED")
+    print(f"      anyjepa train {recipe} --init {run} --data SRC")
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {

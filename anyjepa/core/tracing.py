@@ -17,4 +17,4 @@ def traced() -> bool:
     What is faster for one size of a batch, such as going through it in pieces, must then be left out: the
     graph would hold that size.
     """
-    return exporting() or torch.jit.is_tracing()
+    return exporting() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]

@@ -34,8 +34,22 @@ class Images(Domain):
         split: str | None = None,
         reading: Mapping[str, Any] | None = None,
     ) -> Samples:
-        """Open a source of images; see :func:`anyjepa.domains.image_sources.open_images`."""
-        return open_images(source, labels, split)
+        """Open a source of images; see :func:`anyjepa.domains.image_sources.open_images`.
+
+        Raises UserError too where a run reads images of another number of channels.
+        """
+        samples, wanted = open_images(source, labels, split), (reading or {}).get("channels")
+        if wanted is not None and len(samples):
+            try:
+                channels = samples.read(0).shape[2]
+            except BadSample:
+                return samples
+            if channels != wanted:
+                raise UserError(
+                    f"{samples.source} has images of {channels} channels and this run reads {wanted}: give it "
+                    "others, or convert them."
+                )
+        return samples
 
     def measure(self, samples: Samples, seed: int = 0) -> dict:
         """Channels, mean and standard deviation a channel, dtype, and the median height and width.

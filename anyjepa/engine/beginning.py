@@ -59,21 +59,18 @@ def begun_with(
         raise UserError(f"{init} is a run of {config['recipe']}, not {asked.name}: name that recipe.")
     before = recipe_of(config)
     before.known(fields)
-    fields = stretched(recipe_fields(before), fields)
-    kind = dataclasses.replace(before, **fields)
+    kind = dataclasses.replace(before, **stretched(recipe_fields(before), fields))
     kind.check()
     return kind, config["data"]["facts"]
 
 
 def stretched(before: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
     """`fields`, with the size of image that sines are to be stretched from where another is asked."""
-    size = before.get("image_size")
-    new = fields.get("image_size", size)
-    if "position_size" not in before or tuple(new) == tuple(size) or "position_size" in fields:
+    if "image_size" not in fields or "position_size" in fields or before.get("positions") != "sin-cos":
         return fields
-    if before["positions"] != "sin-cos" or all(before["position_size"]):
+    if tuple(fields["image_size"]) == tuple(before["image_size"]) or any(before.get("position_size", ())):
         return fields
-    return {**fields, "position_size": tuple(size)}
+    return {**fields, "position_size": tuple(before["image_size"])}
 
 
 def fill_from(init: str | Path, method: Method, kind: Recipe) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -98,14 +99,13 @@ def import_checkpoint(
 
 def _read(path: Path, name: str) -> Layout:
     content = read_checkpoint(path)
-    for reader in LAYOUTS[name]:
+    for words, reader in LAYOUTS[name].items():
         layout = reader(content)
         if layout is not None:
-            return layout
-    known = "; ".join((reader.__doc__ or "").splitlines()[0].rstrip(".") for reader in LAYOUTS[name])
+            return dataclasses.replace(layout, name=words)
     raise UserError(
-        f"{path} has none of the layouts known for {name} ({known}); its top names are "
-        f"{', '.join(sorted(map(str, content))[:6])}."
+        f"{path} is of no layout known for {name} (known are those of {'; '.join(LAYOUTS[name])}); the names "
+        f"in it begin with {', '.join(sorted(map(str, content))[:6])}."
     )
 
 

@@ -32,23 +32,23 @@ class Layout:
     """What a reader makes of a checkpoint.
 
     Args:
-        name: of the layout, for people.
         fields: of the recipe, inferred.
         parts: weights under our names: of ``encoder``, ``target`` and ``predictor``, those that are there.
         facts: statistics that inputs were standardised by, as of `Domain.measure`; without them where they
             must be measured.
         statistics: whose these are, in words.
         left_out: names of weights, as they stand in the checkpoint, that have no place here.
+        name: of the layout, for people.
         table: of positions (1, tokens, width), for images; those of sequences are sines in all layouts here.
     """
 
-    name: str
     fields: dict[str, Any]
     parts: dict[str, State]
     facts: dict[str, Any] = field(default_factory=dict)
     statistics: str = ""
     left_out: list[str] = field(default_factory=list)
     table: Tensor | None = None
+    name: str = ""
 
 
 Reader = Callable[[Mapping[str, Any]], Layout | None]
@@ -137,7 +137,7 @@ def i_jepa(checkpoint: Mapping[str, Any]) -> Layout | None:
         parts["predictor"] = _predictor(states["predictor"], PREDICTOR)
         fields |= _predictor_fields(parts["predictor"], fields["heads"])
     facts = _image_facts(first["patch_embed.proj.weight"].shape[1])
-    layout = Layout("the released I-JEPA code", fields, parts, facts, "ImageNet's" if facts else "")
+    layout = Layout(fields, parts, facts, "ImageNet's" if facts else "")
     layout.facts["channels"] = first["patch_embed.proj.weight"].shape[1]
     layout.table = first.get("pos_embed")
     return layout
@@ -191,9 +191,7 @@ def transformers_i_jepa(checkpoint: Mapping[str, Any]) -> Layout | None:
         facts, whose = _image_facts(0, [v / scale for v in mean], [v / scale for v in std]), "the folder's"
     else:
         facts, whose = _image_facts(config["num_channels"]), "ImageNet's"
-    layout = Layout(
-        "an I-JEPA folder of transformers", fields, {"target": _flat(found)}, facts, whose, left_out
-    )
+    layout = Layout(fields, {"target": _flat(found)}, facts, whose, left_out)
     layout.facts["channels"] = config["num_channels"]
     layout.table = state.get("embeddings.position_embeddings")
     return layout
@@ -240,7 +238,7 @@ def timm_vit(checkpoint: Mapping[str, Any]) -> Layout | None:
         facts, whose = _image_facts(channels, mean, std), "the folder's"
     else:
         facts, whose = _image_facts(channels), "ImageNet's"
-    layout = Layout("a ViT of timm", fields, parts, facts, whose, left_out)
+    layout = Layout(fields, parts, facts, whose, left_out)
     layout.facts["channels"] = channels
     layout.table = table
     return layout
@@ -327,10 +325,14 @@ def ecg_jepa(checkpoint: Mapping[str, Any]) -> Layout | None:
     known = [f"{part}." for part in ("encoder", "target_encoder", "predictor")]
     left_out = [name for name in state if not name.startswith(tuple(known))]
     whose = "PTB-XL's (its standard deviations to two digits)" if "mean" in facts else ""
-    return Layout("the released ECG-JEPA code", fields, parts, facts, whose, left_out)
+    return Layout(fields, parts, facts, whose, left_out)
 
 
-LAYOUTS: dict[str, tuple[Reader, ...]] = {
-    "i-jepa": (i_jepa, transformers_i_jepa, timm_vit),
-    "ecg-jepa": (ecg_jepa,),
+LAYOUTS: dict[str, dict[str, Reader]] = {
+    "i-jepa": {
+        "the released I-JEPA code": i_jepa,
+        "an I-JEPA folder of transformers": transformers_i_jepa,
+        "a vision transformer of timm": timm_vit,
+    },
+    "ecg-jepa": {"the released ECG-JEPA code": ecg_jepa},
 }

@@ -115,6 +115,8 @@ class Run:
         """Samples of a source; of the data it was trained on where none is given."""
         if source is None:
             source = self.config["data"]["source"]
+            if source is None and "imported" in self.config:
+                raise UserError("this run was imported and knows no data of its own; name some with --data.")
             if source is None:
                 raise UserError("this run was trained on an array in memory; name the data with --data.")
         return open_source(self.domain, source, labels, split, self.reading())

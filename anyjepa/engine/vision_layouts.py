@@ -73,8 +73,10 @@ def position_table(encoder: Encoder, image_size: tuple[int, int]) -> Tensor:
 def sizes(encoder: Encoder) -> tuple[int, int]:
     """Attention heads, and the hidden width of the perceptrons."""
     first = encoder.blocks[0]
-    assert isinstance(first, Block) and isinstance(first.mlp[0], torch.nn.Linear)
-    return int(first.attention.heads), int(first.mlp[0].out_features)
+    assert isinstance(first, Block)
+    widening = first.mlp[0]
+    assert isinstance(widening, torch.nn.Linear)
+    return first.attention.heads, widening.out_features
 
 
 def own_state(encoder: Encoder) -> tuple[dict[str, Tensor], ImagePatches]:
@@ -234,7 +236,8 @@ def resampled(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tens
     if old == new:
         return table
     square = table.float().unflatten(0, old).permute(2, 0, 1).unsqueeze(0)
-    smooth = functional.interpolate(square, size=new, mode="bicubic", antialias=True)
+    smaller = new[0] < old[0] or new[1] < old[1]  # where it grows, this is what transformers does
+    smooth = functional.interpolate(square, size=new, mode="bicubic", antialias=smaller)
     return smooth[0].permute(1, 2, 0).flatten(0, 1).to(table.dtype)
 
 
