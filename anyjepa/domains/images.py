@@ -46,8 +46,8 @@ class Images(Domain):
                 return samples
             if channels != wanted:
                 raise UserError(
-                    f"{samples.source} has images of {channels} channels and this run reads {wanted}: give it "
-                    "others, or convert them."
+                    f"{samples.source} has images of {channels} channels and this run reads {wanted}: give "
+                    "it others, or convert them."
                 )
         return samples
 

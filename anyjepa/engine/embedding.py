@@ -19,7 +19,6 @@ from anyjepa.engine.files import explained, sync_folder, write_whole
 from anyjepa.engine.run import Run, load
 
 ROWS_TOGETHER = 8192  # of a Parquet row group: few enough for memory, enough to be read fast
-MANIFEST = "manifest.json"
 
 
 def embed(
@@ -88,13 +87,18 @@ def _write_shards(run: Run, samples: Samples, out: Path, shard_rows: int) -> dic
         known[name], width = _write(run, samples, indices, out / name)
         dim = width or dim
         rows += known[name]
-        write_whole(out / MANIFEST, json.dumps({**belongs, "dim": dim, "shards": known}).encode())
+        write_whole(_manifest_file(out), json.dumps({**belongs, "dim": dim, "shards": known}).encode())
     return {"rows": rows, "dim": dim, "out": str(out), "shards": len(known), "kept": kept}
+
+
+def _manifest_file(out: Path) -> Path:
+    """Beside the folder: polars reads no folder that holds files of two kinds."""
+    return out.with_name(out.name + ".shards.json")
 
 
 def _manifest(out: Path, belongs: dict[str, Any]) -> dict[str, Any]:
     """What was finished before, if it is of the same encoder, data and shards."""
-    file = out / MANIFEST
+    file = _manifest_file(out)
     if not file.exists():
         if any(out.glob("part-*")):
             raise UserError(f"{out} holds parts of something else: choose another --out.")

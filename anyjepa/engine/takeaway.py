@@ -82,6 +82,8 @@ def export(
         )
     home = run.path if run.path.is_dir() else run.path.parent
     out = Path(out or home / "exports" / format)
+    if format == "transformers" and (out.is_file() or out.suffix in (".safetensors", ".bin", ".pt")):
+        raise UserError(f"transformers reads a folder: name one with --out, not the file {out}.")
     if format != "transformers" and not out.suffix:
         out = out / FORMATS[format]
     with explained(f"write {out}"):
@@ -123,8 +125,6 @@ def _write_timm(run: Run, out: Path, _output: Output) -> Measured:
 def _write_transformers(run: Run, out: Path, _output: Output) -> Measured:
     encoder = vision_encoder(run, "transformers")
     library = require("transformers", "backbones")
-    if out.is_file() or (out.suffix and not out.is_dir() and out.suffix in (".safetensors", ".bin", ".pt")):
-        raise UserError(f"transformers reads a folder: name one with --out, not the file {out}.")
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
     try:
         with explained(f"write {out}"):

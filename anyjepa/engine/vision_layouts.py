@@ -127,7 +127,7 @@ def timm_state(run: Run) -> tuple[dict[str, Tensor], str]:
 
 
 def timm_tokens(
-    state: dict[str, Tensor], pixels: Float[Tensor, "batch channels height width"], heads: int
+    state: dict[str, Tensor], pixels: Float[Tensor, "batch channels rows columns"], heads: int
 ) -> Float[Tensor, "batch tokens width"]:
     """What timm's ``forward_features`` makes of standardised images with these weights, registers left out.
 
