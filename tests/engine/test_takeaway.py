@@ -86,6 +86,8 @@ def test_every_recipe_has_every_graph(name, tmp_path):
 
 OTHERWISE = """
 import torch
+from anyjepa.core import points
+from anyjepa.domains.table_tokens import Scaling
 
 class Otherwise(torch.nn.Module):
     def __init__(self):
