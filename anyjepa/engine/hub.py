@@ -59,7 +59,7 @@ def push(
             ) from problem
         except errors.HfHubHTTPError as problem:
             raise UserError(_refused(repo, problem)) from problem
-        except (errors.HFValidationError, OSError) as problem:
+        except (errors.HFValidationError, _no_answer(errors), OSError) as problem:
             line = (str(problem).splitlines() or [type(problem).__name__])[0]
             raise UserError(f"the hub could not take {repo}: {line.rstrip('.')}.") from problem
         return {
@@ -69,6 +69,12 @@ def push(
             "files": sorted(file.name for file in folder.iterdir()),
             "max_difference": exported["max_difference"],
         }
+
+
+def _no_answer(errors: Any) -> type[Exception]:
+    """What the client raises without a network: an error of the HTTP library it is built on, which changed."""
+    kinds = [kind for kind in errors.HfHubHTTPError.__mro__ if kind.__name__ == "HTTPError"]
+    return kinds[-1] if kinds else OSError
 
 
 def _complete(run: Run, folder: Path, exported: dict[str, Any], repo: str) -> None:
