@@ -72,7 +72,7 @@ def push(
 
 
 def _no_answer(errors: Any) -> type[Exception]:
-    """What the client raises without a network: an error of the HTTP library it is built on, which changed."""
+    """What the client raises without a network: of the HTTP library it is built on, which has changed."""
     kinds = [kind for kind in errors.HfHubHTTPError.__mro__ if kind.__name__ == "HTTPError"]
     return kinds[-1] if kinds else OSError
 

@@ -13,7 +13,7 @@ from pyarrow import parquet
 from small import FIELDS, picture_folder, pictures, train_small
 
 import anyjepa
-from anyjepa.core.errors import UserError
+from anyjepa.core.errors import BadSample, UserError
 from anyjepa.engine import embedding
 
 
@@ -104,12 +104,17 @@ def test_shards_hold_the_same_rows_and_are_kept(run, folder, tmp_path, ending):
         anyjepa.embed(run.untrained(), str(folder), out, shard_rows=20)
 
 
-def test_a_shard_without_a_readable_sample_is_passed_over(run, tmp_path):
-    data = picture_folder(tmp_path / "data", 6, classes=("a", "b", "c"))
-    for file in (data / "b").iterdir():
-        content = file.read_bytes()  # only who decodes it sees this damage
-        file.write_bytes(content[:60] + bytes(40) + content[100:])
-    out = tmp_path / "e.parquet"
+def test_a_shard_without_a_readable_sample_is_passed_over(run, tmp_path, monkeypatch):
+    data, out = picture_folder(tmp_path / "data", 6), tmp_path / "e.parquet"
+    kind = type(run.open(str(data)))
+    read = kind.read
+
+    def damaged(samples, index):
+        if index in (2, 3):
+            raise BadSample(samples.identity(index), "damaged")
+        return read(samples, index)
+
+    monkeypatch.setattr(kind, "read", damaged)
     for kept in (0, 3):
         told = anyjepa.embed(run, str(data), out, shard_rows=2)
         assert (told["rows"], told["skipped"], told["kept"]) == (4, 2, kept)
