@@ -1,10 +1,9 @@
 """anyjepa: pre-train an encoder on unlabelled data of any kind, see whether it is any good, and take it away.
 
 The words are those of the command line: `train`, `load`, `inspect`, `compare`, `sweep`, `evaluate`, `embed`,
-`export`, `report`;
-`health` holds the label-free measures; `Encoder` is any recipe in scikit-learn's manner, `TableEncoder` one
-for tables of mixed columns. Importing anyjepa has no side effects and loads no torch: each name is loaded
-when first used.
+`export`, `push`, `import_checkpoint`, `report`; `health` holds the label-free measures; `Encoder` is any
+recipe in scikit-learn's manner, `TableEncoder` one for tables of mixed columns. Importing anyjepa has no side
+effects and loads no torch: each name is loaded when first used.
 """
 
 from __future__ import annotations
@@ -18,8 +17,10 @@ _WHERE = {
     "train": ("anyjepa.engine.train", "train"),
     "Settings": ("anyjepa.engine.train", "Settings"),
     "load": ("anyjepa.engine.run", "load"),
-    "embed": ("anyjepa.engine.takeaway", "embed"),
+    "embed": ("anyjepa.engine.embedding", "embed"),
     "export": ("anyjepa.engine.takeaway", "export"),
+    "push": ("anyjepa.engine.hub", "push"),
+    "import_checkpoint": ("anyjepa.engine.importing", "import_checkpoint"),
     "inspect": ("anyjepa.evaluation.inspection", "inspect"),
     "compare": ("anyjepa.evaluation.comparison", "compare"),
     "sweep": ("anyjepa.evaluation.sweeping", "sweep"),

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any, NoReturn
 
 from anyjepa import __version__
@@ -54,7 +55,8 @@ def command_parser(command: str, about: str, example: str) -> Parser:
     return parser
 
 
-def _print_figures(figures: dict[str, Any]) -> None:
+def print_figures(figures: dict[str, Any]) -> None:
+    """A result as a table of names and values."""
     from rich.console import Console
     from rich.table import Table
 
@@ -127,6 +129,7 @@ def _train_parser(name: str, about: str) -> Parser:
     parser.add_argument("--out", help="the run's folder (default runs/RECIPE)")
     parser.add_argument("--preset", default="tiny", help="the recipe's preset (default tiny)")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out")
+    parser.add_argument("--init", metavar="RUN", help="begin with another run's weights and fields")
     return parser
 
 
@@ -171,53 +174,15 @@ def command_train(words: Sequence[str]) -> int:
     options = vars(parser.parse_all(words[1:]))
     result = train(
         name, options["data"], options["out"], preset=options["preset"], resume=options["resume"],
+        init=options["init"],
         settings=Settings(**given_fields(Settings, options)), **given_fields(kind, options),
     )  # fmt: skip
 
     def show(result: dict[str, Any]) -> None:
-        _print_figures(result)
+        print_figures(result)
         print(f"\nnext: anyjepa inspect {result['run']}\n      anyjepa report {result['run']}")
 
     return show_result(argparse.Namespace(**options), result, show)
-
-
-def command_evaluate(words: Sequence[str]) -> int:
-    """A labelled score beside the untrained encoder and the raw input."""
-    from anyjepa.cli_evaluate import command
-
-    return command(words)
-
-
-def command_embed(words: Sequence[str]) -> int:
-    """Embeddings with sample ids."""
-    parser = command_parser(
-        "embed",
-        "Write the embedding of every sample.",
-        "anyjepa embed runs/digits --data digits --out digits.parquet",
-    )
-    parser.add_argument("run", help="the run's folder, or an exported file")
-    parser.add_argument("--data", help="samples to embed (default: the data it was trained on)")
-    parser.add_argument(
-        "--out", default="embeddings.parquet", help=".parquet or .npy (default embeddings.parquet)"
-    )
-    options = parser.parse_all(words)
-    from anyjepa.engine.takeaway import embed
-
-    return show_result(options, embed(options.run, options.data, options.out), _print_figures)
-
-
-def command_export(words: Sequence[str]) -> int:
-    """The encoder, for other tools."""
-    parser = command_parser(
-        "export", "Write the encoder for other tools.", "anyjepa export runs/digits --format safetensors"
-    )
-    parser.add_argument("run", help="the run's folder")
-    parser.add_argument("--format", default="safetensors", help="safetensors (default)")
-    parser.add_argument("--out", help="where to (default: in the run's folder)")
-    options = parser.parse_all(words)
-    from anyjepa.engine.takeaway import export
-
-    return show_result(options, export(options.run, options.format, options.out), _print_figures)
 
 
 def command_report(words: Sequence[str]) -> int:
@@ -231,7 +196,7 @@ def command_report(words: Sequence[str]) -> int:
     options = parser.parse_all(words)
     from anyjepa.reports.gather import report
 
-    return show_result(options, report(options.run, options.data, options.labels), _print_figures)
+    return show_result(options, report(options.run, options.data, options.labels), print_figures)
 
 
 def command_demo(words: Sequence[str]) -> int:
@@ -249,27 +214,27 @@ def command_demo(words: Sequence[str]) -> int:
     return show_result(options, demo(options.out, options.steps or STEPS), lambda _result: None)
 
 
-def _choosing(name: str) -> Callable[[Sequence[str]], int]:
-    """A command of `cli_choosing`, imported when it is called."""
+def _of(module: str, name: str) -> Callable[[Sequence[str]], int]:
+    """A command of another module, which is read when the command is called."""
 
-    def call(words: Sequence[str]) -> int:
-        from anyjepa import cli_choosing
+    def command(words: Sequence[str]) -> int:
+        return getattr(import_module(f"anyjepa.{module}"), f"command_{name}")(words)
 
-        return getattr(cli_choosing, f"command_{name}")(words)
-
-    return call
+    return command
 
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "demo": (command_demo, "the main job, end to end, in about two minutes"),
     "recipes": (command_recipes, "list the recipes, or say all about one"),
     "train": (command_train, "pre-train an encoder on unlabelled data"),
-    "inspect": (_choosing("inspect"), "is it healthy? (no labels)"),
-    "compare": (_choosing("compare"), "runs side by side, ranked without labels"),
-    "sweep": (_choosing("sweep"), "try settings, rank them without labels"),
-    "evaluate": (command_evaluate, "is it useful? (few labels)"),
-    "embed": (command_embed, "write the embedding of every sample"),
-    "export": (command_export, "write the encoder for other tools"),
+    "inspect": (_of("cli_choosing", "inspect"), "is it healthy? (no labels)"),
+    "compare": (_of("cli_choosing", "compare"), "runs side by side, ranked without labels"),
+    "sweep": (_of("cli_choosing", "sweep"), "try settings, rank them without labels"),
+    "evaluate": (_of("cli_evaluate", "evaluate"), "is it useful? (few labels)"),
+    "embed": (_of("cli_takeaway", "embed"), "write the embedding of every sample"),
+    "export": (_of("cli_takeaway", "export"), "write the encoder for other tools"),
+    "push": (_of("cli_takeaway", "push"), "put the encoder and its card on the Hugging Face hub"),
+    "import": (_of("cli_takeaway", "import"), "make a run of a published checkpoint"),
     "report": (command_report, "one page to look at"),
 }
 

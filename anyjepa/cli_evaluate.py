@@ -30,7 +30,7 @@ OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
 )  # fmt: skip
 
 
-def command(words: Sequence[str]) -> int:
+def command_evaluate(words: Sequence[str]) -> int:
     """Parse, evaluate, print."""
     from anyjepa.evaluation.finetuning import FineTuning
     from anyjepa.evaluation.scores import PROBES, evaluate

@@ -22,6 +22,8 @@ PROMISED = {
     "evaluate": {"probe", "metric", "value", "untrained", "raw"},
     "embed": {"rows", "dim", "out"},
     "export": {"out", "format", "max_difference"},
+    "import": {"run", "missing", "unexpected"},
+    "push": {"repo", "url", "commit"},
     "report": {"report"},
     "recipes": {"recipes"},
 }

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
 from anyjepa.core.tokens import take
+from anyjepa.core.tracing import exporting, traced
 
 MORTON_BITS = 10  # a coordinate, so that three of them fit into 30 bits
 
@@ -50,6 +51,8 @@ def farthest_points(points: Cloud, count: int, first: Int[Tensor, " batch"]) -> 
     Returns:
         (B, count) indices. None is repeated as long as places that differ are left.
     """
+    if exporting():
+        return _farthest_in_a_loop(points, count, first)
     # planes of coordinates: sums over an innermost axis of three are slow
     planes = points.unbind(dim=2)
     chosen = first.unsqueeze(1)
@@ -65,10 +68,28 @@ def farthest_points(points: Cloud, count: int, first: Int[Tensor, " batch"]) -> 
     return torch.cat(found, dim=1)
 
 
+def _farthest_in_a_loop(points: Cloud, count: int, first: Int[Tensor, " batch"]) -> Tensor:
+    """The same with a loop that a graph can hold; written out, a thousand rounds take minutes to export."""
+    from torch._higher_order_ops.scan import scan
+
+    def following(state: tuple[Tensor, Tensor], _round: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        nearest, chosen = state
+        distance = (points - gather_points(points, chosen.unsqueeze(1))).square().sum(dim=2)
+        nearest = torch.minimum(nearest, distance)
+        chosen = nearest.argmax(dim=1)
+        return (nearest, chosen), chosen.clone()
+
+    begin = torch.full_like(points[..., 0], torch.inf), first
+    _, found = scan(following, begin, points.new_zeros(count - 1, 1))
+    return torch.cat([first.unsqueeze(0), found]).T
+
+
 def distances(
     first: Float[Tensor, "batch one axes"], second: Float[Tensor, "batch two axes"]
 ) -> Float[Tensor, "batch one two"]:
     """Distance of each point of `first` to each of `second`, free of the matrix-product form's rounding."""
+    if traced():  # ONNX has no operator for it
+        return (first.unsqueeze(2) - second.unsqueeze(1)).square().sum(dim=3).sqrt()
     return torch.cdist(first, second, compute_mode="donot_use_mm_for_euclid_dist")
 
 

@@ -40,10 +40,23 @@ class Images(Domain):
         """Open a source of images; see :func:`anyjepa.domains.image_sources.open_images`.
 
         ``dense`` in ``reading`` is a folder of masks, named as the images.
+
+        Raises UserError too where a run reads images of another number of channels.
         """
-        samples = open_images(source, labels, split)
-        if reading and reading.get("dense"):
-            samples.masks = MaskFolder(reading["dense"])
+        samples, asked = open_images(source, labels, split), reading or {}
+        if asked.get("dense"):
+            samples.masks = MaskFolder(asked["dense"])
+        wanted = asked.get("channels")
+        if wanted is not None and len(samples):
+            try:
+                channels = samples.read(0).shape[2]
+            except BadSample:
+                return samples
+            if channels != wanted:
+                raise UserError(
+                    f"{samples.source} has images of {channels} channels and this run reads {wanted}: give "
+                    "it others, or convert them."
+                )
         return samples
 
     def measure(self, samples: Samples, seed: int = 0) -> dict:

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from anyjepa.core.tokens import Tokens
+from anyjepa.core.tracing import traced
 
 __all__ = ["ColumnTokens", "Scaling", "calendar", "places"]
 
@@ -58,12 +59,19 @@ class Scaling(nn.Module):
         if self.scaling != "quantile":
             return (values - self.shift) / self.scale
         columns = values.T.contiguous()
-        right = torch.searchsorted(self.knots, columns).clamp(1, self.knots.shape[1] - 1)
+        right = _places_among(self.knots, columns).clamp(1, self.knots.shape[1] - 1)
         x0, x1 = self.knots.gather(1, right - 1), self.knots.gather(1, right)
         y0, y1 = self.heights.gather(1, right - 1), self.heights.gather(1, right)
         # padded knots are equal: their height is the last one
         share = ((columns - x0) / (x1 - x0).clamp(min=1e-30)).clamp(0, 1)
         return (y0 + share * (y1 - y0)).T
+
+
+def _places_among(knots: Tensor, values: Tensor) -> Tensor:
+    """How many of each row's sorted knots lie below each of its values."""
+    if traced():  # ONNX has no operator for it
+        return (knots.unsqueeze(2) < values.unsqueeze(1)).sum(1)
+    return torch.searchsorted(knots, values)
 
 
 def _padded(values: Sequence[float], count: int) -> list[float]:
@@ -207,7 +215,7 @@ class ColumnTokens(nn.Module):
         if self.indices is not None:
             tokens = tokens + self.indices
         if self.registers is not None:
-            front = self.registers.to(tokens.dtype).expand(len(tokens), -1, -1)
+            front = self.registers.to(tokens.dtype).expand(tokens.shape[0], -1, -1)
             tokens = torch.cat([front, tokens], dim=1)
         return tokens
 

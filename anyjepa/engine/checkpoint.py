@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from anyjepa.core.errors import UserError
-from anyjepa.engine.files import explained, sync_folder
+from anyjepa.core.method import Method
+from anyjepa.engine.files import explained, sync_folder, write_whole
 
 KEEP = 2
 
@@ -176,3 +177,11 @@ def load_strictly(module: nn.Module, tensors: dict[str, Tensor]) -> None:
                 "use the recipe and fields they were trained with."
             )
     module.load_state_dict(tensors)
+
+
+def save_encoder(method: Method, path: Path) -> None:
+    """Write the weights a user takes away, whole."""
+    tensors = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in method.backbone.state_dict().items()
+    }
+    write_whole(path, save(tensors))

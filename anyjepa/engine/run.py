@@ -119,6 +119,8 @@ class Run:
         """
         if source is None:
             source = self.config["data"]["source"]
+            if source is None and "imported" in self.config:
+                raise UserError("this run was imported and knows no data of its own; name some with --data.")
             if source is None:
                 raise UserError("this run was trained on an array in memory; name the data with --data.")
         reading = self.reading() if dense is None else {**self.reading(), "dense": dense}

@@ -1,161 +1,158 @@
-"""Using a run elsewhere: embeddings in a table, the encoder in a file."""
+"""Taking the encoder away: one function for every format, each checked against the run on a batch."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+import shutil
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors.torch import save
+from safetensors.torch import load_file, save
+from torch import Tensor
 
-from anyjepa.core.errors import UserError, nearest
-from anyjepa.domains import Samples
+from anyjepa.core.errors import UserError, nearest, require
+from anyjepa.core.method import Batch
+from anyjepa.domains.image_patches import ImagePatches
+from anyjepa.engine.card import write_card
 from anyjepa.engine.files import explained, write_whole
+from anyjepa.engine.portable import (
+    Output,
+    embedded,
+    example,
+    largest_difference,
+    write_onnx,
+    write_torch_export,
+    write_torchscript,
+)
 from anyjepa.engine.run import Run, load, load_encoder_file
+from anyjepa.engine.vision_layouts import sizes, timm_state, timm_tokens, vision_encoder, write_transformers
 
-FORMATS = ("safetensors",)
+FORMATS = {
+    "safetensors": "model.safetensors",
+    "onnx": "model.onnx",
+    "torchscript": "model.torchscript",
+    "torch-export": "model.pt2",
+    "transformers": "",
+    "timm": "model.safetensors",
+}
+"""The formats, and what the file is called in a folder; a transformers folder has its own names."""
 
-
-def embed(
-    run: Run | str | Path, data: str | np.ndarray | None = None, out: str | Path = "embeddings.parquet"
-) -> dict[str, Any]:
-    """Embed every sample of a source and write the table, a batch at a time, whole or not at all.
-
-    Args:
-        run: a run or its folder.
-        data: source; the data it was trained on where not given.
-        out: ``.parquet`` (columns ``id``, ``embedding``, and ``label`` where known) or ``.npy`` (rows in the
-            source's order, ids in a ``.ids.txt`` beside it).
-
-    Returns:
-        ``rows``, ``dim``, ``out``, ``skipped``.
-
-    Raises:
-        UserError: another ending, an unreadable source or a full disk.
-    """
-    run, out = run if isinstance(run, Run) else load(run), Path(out)
-    if out.suffix not in (".parquet", ".npy"):
-        raise UserError(f"embeddings are written as .parquet or .npy, not '{out.suffix or out.name}'.")
-    samples = run.open(data)
-    with explained(f"write {out}"):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        beside = out.with_name(f".{out.name}.partial")
-        try:
-            write = _write_parquet if out.suffix == ".parquet" else _write_npy
-            rows, dim = write(run, samples, beside, out)
-            os.replace(beside, out)
-        finally:
-            beside.unlink(missing_ok=True)
-    return {"rows": rows, "dim": dim, "out": str(out), "skipped": len(samples.problems) + len(run.problems)}
-
-
-@torch.inference_mode()
-def _embedded(run: Run, samples: Samples) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for indices, batch in run.batches(samples):
-        yield indices, run.method.embed(batch).float().cpu().numpy()
-
-
-def _write_parquet(run: Run, samples: Samples, beside: Path, _out: Path) -> tuple[int, int]:
-    import pyarrow as arrow
-    from pyarrow import parquet
-
-    rows, dim, writer = 0, 0, None
-    try:
-        for indices, vectors in _embedded(run, samples):
-            dim = vectors.shape[1]
-            columns: dict[str, Any] = {
-                "id": [samples.identity(int(i)) for i in indices],
-                "embedding": arrow.FixedSizeListArray.from_arrays(arrow.array(vectors.reshape(-1)), dim),
-            }
-            if samples.labels is not None:
-                columns["label"] = _label_names(samples, indices)
-            table = arrow.table(columns)
-            writer = writer or parquet.ParquetWriter(beside, table.schema)
-            writer.write_table(table)
-            rows += len(indices)
-    finally:
-        if writer:
-            writer.close()
-    _some(rows, samples)
-    return rows, dim
-
-
-def _label_names(samples: Samples, indices: np.ndarray) -> list[Any]:
-    assert samples.labels is not None
-    values = samples.labels[indices]
-    if values.ndim == 2:
-        names = samples.classes or [str(number) for number in range(values.shape[1])]
-        return [[names[n] for n in np.flatnonzero(row == 1)] if (row >= 0).any() else None for row in values]
-    if samples.classes is None:
-        return (
-            [None if np.isnan(v) else float(v) for v in values]
-            if values.dtype.kind == "f"
-            else values.tolist()
-        )
-    return [samples.classes[v] if v >= 0 else None for v in values]
-
-
-def _write_npy(run: Run, samples: Samples, beside: Path, out: Path) -> tuple[int, int]:
-    names, parts = [], []
-    for indices, vectors in _embedded(run, samples):
-        parts.append(vectors)
-        names += [samples.identity(int(i)) for i in indices]
-    _some(len(names), samples)
-    table = np.concatenate(parts)
-    with open(beside, "wb") as file:
-        np.save(file, table)
-    write_whole(out.with_suffix(".ids.txt"), ("\n".join(names) + "\n").encode())
-    return table.shape
-
-
-def _some(rows: int, samples: Samples) -> None:
-    if not rows:
-        raise UserError(f"none of the samples of {samples.source} can be read, so there is nothing to embed.")
+Measured = dict[str, Any]
 
 
 def export(
-    run: Run | str | Path, format: str = "safetensors", out: str | Path | None = None
+    run: Run | str | Path,
+    format: str = "safetensors",
+    out: str | Path | None = None,
+    *,
+    output: Output = "embedding",
 ) -> dict[str, Any]:
-    """Write the encoder for other tools and check that it gives the same embeddings when read back.
+    """Write the encoder for other tools, with a model card, and compare what it gives with the run itself.
 
-    ``safetensors`` is one file: the weights under plain names, the pixel statistics among them, and in its
-    metadata the recipe with every field, so that ``anyjepa.load(file)`` needs nothing else.
+    ``safetensors`` is one file: the weights under our names, the statistics of the data among them, and in
+    its metadata the recipe with every field, so that ``anyjepa.load(file)`` needs nothing else. ``onnx``,
+    ``torchscript`` and ``torch-export`` are graphs from a batch of any size, in the data's own units, to
+    embeddings. ``transformers`` is a folder for ``AutoModel.from_pretrained``, ``timm`` a state dict for the
+    network that the call in ``create_model`` makes: both of vision transformers only.
 
     Args:
         run: a run or its folder.
         format: one of `FORMATS`.
-        out: file; ``encoder.safetensors`` of the recipe's name beside the run where not given.
+        out: a file, or a folder where it has no ending; ``exports/FORMAT`` in the run where not given.
+            ``README.md`` beside the file is the card, unless one is there that we did not write: then the
+            card bears the file's name.
+        output: what a graph gives: ``embedding``, or ``tokens`` before they are pooled.
 
     Returns:
-        ``out``, ``format``, ``max_difference`` (largest absolute difference of embeddings on one batch).
+        ``out``, ``format``, ``max_difference`` (largest absolute difference on one batch), ``card``, and for
+        timm ``create_model``.
+
+    Raises:
+        UserError: no such format, a network that has no form in it, a missing library or a full disk.
     """
     run = run if isinstance(run, Run) else load(run)
     if format not in FORMATS:
         raise UserError(
-            f"there is no export format '{format}' (there is: {', '.join(FORMATS)})."
+            f"there is no export format '{format}' (there are: {', '.join(FORMATS)})."
             f"{nearest(format, FORMATS)}"
         )
-    out = Path(out or run.path / f"{run.recipe.name}.safetensors")
+    home = run.path if run.path.is_dir() else run.path.parent
+    out = Path(out or home / "exports" / format)
+    if format == "transformers" and (out.is_file() or out.suffix in (".safetensors", ".bin", ".pt")):
+        raise UserError(f"transformers reads a folder: name one with --out, not the file {out}.")
+    if format != "transformers" and not out.suffix:
+        out = out / FORMATS[format]
+    with explained(f"write {out}"):
+        (out if format == "transformers" else out.parent).mkdir(parents=True, exist_ok=True)
+    measured = WRITERS[format](run, out, output)
+    card = write_card(run, out, format, measured, output)
+    return {"out": str(out), "format": format, **measured, "card": str(card)}
+
+
+def _write_safetensors(run: Run, out: Path, _output: Output) -> Measured:
     tensors = {name: value.cpu().contiguous() for name, value in run.method.backbone.state_dict().items()}
     card = {key: run.config[key] for key in ("recipe", "preset", "fields", "seed", "steps", "versions")}
     card["data"] = {key: value for key, value in run.config["data"].items() if key != "source"}
     with explained(f"write {out}"):
-        out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(out, save(tensors, metadata={"format": "pt", "anyjepa": json.dumps(card)}))
-    return {
-        "out": str(out),
-        "format": format,
-        "max_difference": _difference(run, load_encoder_file(out, "cpu")),
-    }
+    again = load_encoder_file(out, "cpu")
+    return {"max_difference": largest_difference(embedded(run), embedded(again), example(run))}
 
 
-@torch.inference_mode()
-def _difference(run: Run, other: Run) -> float:
-    # noise of the data's own statistics serves where the data is no longer at hand
-    batch = run.recipe.present(run.domain.noise(run.config["data"]["facts"], 8))
-    mine = run.method.embed({name: value.to(run.device) for name, value in batch.items()}).float().cpu()
-    return float((mine - other.method.embed(batch).float()).abs().max())
+def _write_graph(write: Callable[[Run, Path, Output], float]) -> Callable[[Run, Path, Output], Measured]:
+    return lambda run, out, output: {"max_difference": write(run, out, output)}
+
+
+def _write_timm(run: Run, out: Path, _output: Output) -> Measured:
+    state, call = timm_state(run)
+    with explained(f"write {out}"):
+        write_whole(out, save(state, metadata={"format": "pt", "create_model": call}))
+    encoder = vision_encoder(run, "timm")
+    (heads, _), state = sizes(encoder), load_file(out)
+
+    def given(batch: Batch) -> Tensor:
+        with torch.inference_mode():
+            return timm_tokens(state, _pixels(encoder.tokenizer, batch), heads)
+
+    difference = largest_difference(embedded(run, "tokens"), given, example(run))
+    return {"max_difference": difference, "create_model": call}
+
+
+def _write_transformers(run: Run, out: Path, _output: Output) -> Measured:
+    encoder = vision_encoder(run, "transformers")
+    library = require("transformers", "backbones")
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+    try:
+        with explained(f"write {out}"):
+            write_transformers(run, folder)
+            for file in sorted(folder.iterdir()):
+                os.replace(file, out / file.name)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    model = library.AutoModel.from_pretrained(out, local_files_only=True).eval()
+
+    def given(batch: Batch) -> Tensor:
+        with torch.inference_mode():
+            return model(pixel_values=_pixels(encoder.tokenizer, batch)).last_hidden_state
+
+    return {"max_difference": largest_difference(embedded(run, "tokens"), given, example(run))}
+
+
+def _pixels(tokenizer: Any, batch: Batch) -> Tensor:
+    """Images as other libraries take them: standardised before the network, not in it."""
+    assert isinstance(tokenizer, ImagePatches)
+    return (batch["image"].float() - tokenizer.mean.cpu()) / tokenizer.std.cpu()
+
+
+WRITERS: dict[str, Callable[[Run, Path, Output], Measured]] = {
+    "safetensors": _write_safetensors,
+    "onnx": _write_graph(write_onnx),
+    "torchscript": _write_graph(write_torchscript),
+    "torch-export": _write_graph(write_torch_export),
+    "transformers": _write_transformers,
+    "timm": _write_timm,
+}

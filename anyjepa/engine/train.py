@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from safetensors.torch import save
 from torch import Tensor
 
 import anyjepa
 from anyjepa.core.errors import BadSample, UserError
 from anyjepa.core.health import Shape
-from anyjepa.core.method import Context, Method
+from anyjepa.core.method import Context
 from anyjepa.core.transformer import Encoder, Predictor
 from anyjepa.domains import Frame, Samples, domains
-from anyjepa.engine.checkpoint import newest_checkpoint, restore, save_checkpoint
-from anyjepa.engine.files import append_line, explained, read_lines, write_whole
+from anyjepa.engine.beginning import begun_with, fill_from, same_length_and_seed, same_recipe
+from anyjepa.engine.checkpoint import newest_checkpoint, restore, save_checkpoint, save_encoder
+from anyjepa.engine.files import append_line, explained, read_lines
 from anyjepa.engine.journal import Journal
 from anyjepa.engine.loading import Steps, batches
 from anyjepa.engine.optimiser import apply, build_optimiser, schedule
@@ -66,6 +66,7 @@ def train(
     *,
     preset: str = "tiny",
     resume: bool = False,
+    init: str | Path | None = None,
     settings: Settings | None = None,
     observe: Observer | None = None,
     **fields: Any,
@@ -78,9 +79,10 @@ def train(
         out: the run's folder; ``runs/NAME`` where not given. It must be new unless `resume` is set.
         preset: of the recipe.
         resume: go on with the run in `out` from its newest checkpoint.
+        init: a run, imported or trained, whose weights, fields and statistics this one begins with.
         settings: see `Settings`.
         observe: is given each logged row; a sentence that it returns ends the training.
-        fields: of the recipe, over the preset's.
+        fields: of the recipe, over the preset's or those of `init`.
 
     Returns:
         ``run``, ``steps``, ``loss``, ``rankme``, ``samples_per_second``, and ``stopped_by`` (a signal's
@@ -94,9 +96,12 @@ def train(
     path = Path(out or Path("runs") / asked.name)
     if resume and (path / "config.yaml").exists():
         config = read_config(path)
-        kind = _same_recipe(asked.name, recipe_of(config), fields)
-        _same_length_and_seed(settings, config)
-        samples = _open(kind, data if data is not None else config["data"]["source"], settings)
+        if config.get("status") == "imported":
+            raise UserError(f"{path} was imported: train it further with --init {path} and a new --out.")
+        kind = same_recipe(asked.name, recipe_of(config), fields)
+        same_length_and_seed(settings.steps, settings.seed, config)
+        facts = config["data"]["facts"] if config.get("init") else {}
+        samples = _open(kind, data if data is not None else config["data"]["source"], settings, facts)
         if samples.fingerprint() != config["data"]["fingerprint"]:
             raise UserError(
                 f"the data changed since {path} began: put it back as it was, or start a new run."
@@ -104,38 +109,23 @@ def train(
     else:
         if (path / "config.yaml").exists():
             raise UserError(f"{path} already holds a run: go on with --resume, or choose another --out.")
-        kind = asked if isinstance(asked, Recipe) else asked.preset(preset, **fields)
-        samples = _open(kind, data if data is not None else kind.example_data, settings)
-        config = _new_config(kind, preset, samples, data, settings)
+        if init is not None:
+            kind, facts = begun_with(init, asked, fields)
+        else:
+            kind, facts = asked if isinstance(asked, Recipe) else asked.preset(preset, **fields), {}
+        samples = _open(kind, data if data is not None else kind.example_data, settings, facts)
+        config = _new_config(kind, preset, samples, data, settings, facts)
+        if init is not None:
+            config["init"] = str(Path(init).resolve())
     return _Training(path, config, kind, samples, settings, observe).run()
 
 
-def _same_recipe(asked: str, stored: Recipe, fields: dict[str, Any]) -> Recipe:
-    if asked != stored.name:
-        raise UserError(f"this run was trained with {stored.name}, not {asked}: choose another --out.")
-    stored.known(fields)
-    for name, value in fields.items():
-        if getattr(stored, name) != value:
-            raise UserError(
-                f"this run was started with {name} = {getattr(stored, name)}, not {value}: "
-                "leave it out with --resume, or choose another --out."
-            )
-    return stored
-
-
-def _same_length_and_seed(settings: Settings, config: dict[str, Any]) -> None:
-    for name, asked in [("steps", settings.steps), ("seed", settings.seed)]:
-        if asked not in (None, config[name]):
-            raise UserError(
-                f"this run was started with {name} = {config[name]}, not {asked}: "
-                "leave it out with --resume, or choose another --out."
-            )
-
-
-def _open(kind: Recipe, data: str | np.ndarray | Frame | None, settings: Settings) -> Samples:
+def _open(
+    kind: Recipe, data: str | np.ndarray | Frame | None, settings: Settings, facts: dict[str, Any]
+) -> Samples:
     if data is None:
         raise UserError("this run was trained on an array in memory; give the same data again.")
-    samples = open_source(domains()[kind.domain], data, reading=kind.reading())
+    samples = open_source(domains()[kind.domain], data, reading={**kind.reading(), **facts})
     total = len(samples) + len(samples.problems)
     _limit(samples.problems, total, settings.max_bad_fraction)
     if len(samples) == 0:
@@ -153,7 +143,12 @@ def _limit(problems: list[BadSample], total: int, fraction: float) -> None:
 
 
 def _new_config(
-    kind: Recipe, preset: str, samples: Samples, data: str | np.ndarray | Frame | None, settings: Settings
+    kind: Recipe,
+    preset: str,
+    samples: Samples,
+    data: str | np.ndarray | Frame | None,
+    settings: Settings,
+    facts: dict[str, Any],
 ) -> dict[str, Any]:
     batch_size = min(kind.batch_size, len(samples))
     steps = settings.steps or max(1, round(kind.epochs * (len(samples) // batch_size)))
@@ -170,7 +165,7 @@ def _new_config(
             "samples": len(samples),
             "fingerprint": samples.fingerprint(),
             "description": samples.description,
-            "facts": domains()[kind.domain].measure(samples, settings.seed or 0),
+            "facts": facts or domains()[kind.domain].measure(samples, settings.seed or 0),
         },
         "versions": {"anyjepa": anyjepa.__version__, "torch": str(torch.__version__)},
         "status": "training",
@@ -206,6 +201,8 @@ class _Training:
         checkpoint, complaints = newest_checkpoint(path / "checkpoints")
         if checkpoint:
             restore(checkpoint, self.method, self.optimiser)
+        elif config.get("init"):
+            fill_from(config["init"], self.method, kind)
         self.start = checkpoint.step if checkpoint else 0
         self.named = {row["sample"] for row in read_lines(path / "skipped.jsonl")}
         before = checkpoint.facts.get("before") if checkpoint else None
@@ -372,11 +369,3 @@ class _Log:
         seconds = (time.perf_counter() - self.since) / self.count
         self.sums, self.count, self.since = {}, 0, time.perf_counter()
         return {**means, "samples_per_second": self.batch_size / seconds, "seconds_per_step": seconds}
-
-
-def save_encoder(method: Method, path: Path) -> None:
-    """Write the weights a user takes away, whole."""
-    tensors = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in method.backbone.state_dict().items()
-    }
-    write_whole(path, save(tensors))

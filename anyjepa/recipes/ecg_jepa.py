@@ -18,6 +18,7 @@ from anyjepa.core.objectives import OBJECTIVES
 from anyjepa.core.positions import SinCos
 from anyjepa.core.targets import EmaTeacher, SameEncoder
 from anyjepa.core.tokens import Tokens
+from anyjepa.core.tracing import traced
 from anyjepa.core.transformer import Encoder, Predictor, initialise
 from anyjepa.domains.ecg_crops import random_crops, side_by_side
 from anyjepa.domains.ecg_patches import EcgPatches
@@ -158,8 +159,8 @@ class EcgJepaMethod(MaskedJepa):
         ecg = _long(batch["ecg"], self.window)
         windows = ecg.unfold(-1, self.window, self.stride).transpose(1, 2)
         count = windows.shape[1]
-        cut = windows.flatten(0, 1).split(AT_ONCE)
-        recorded = batch["recorded"].repeat_interleave(count, 0).split(AT_ONCE)
+        whole = windows.flatten(0, 1), batch["recorded"].repeat_interleave(count, 0)
+        cut, recorded = ([part] if traced() else part.split(AT_ONCE) for part in whole)
         pooled = [
             self.backbone({"ecg": part, "recorded": there}).values.mean(1)
             for part, there in zip(cut, recorded, strict=True)

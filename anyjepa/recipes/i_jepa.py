@@ -12,7 +12,7 @@ from anyjepa.core.errors import UserError
 from anyjepa.core.masking import MaskSampler, MultiBlock, RandomPatches
 from anyjepa.core.method import Batch, MaskedJepa
 from anyjepa.core.objectives import OBJECTIVES
-from anyjepa.core.positions import SinCos
+from anyjepa.core.positions import Learned, SinCos
 from anyjepa.core.targets import EmaTeacher, SameEncoder
 from anyjepa.core.transformer import Encoder, Predictor, initialise
 from anyjepa.domains.image_crops import random_resized_crop, resize
@@ -76,6 +76,10 @@ class IJepa(Recipe):
     width: int = 1280  # of the encoder's tokens
     depth: int = 32  # blocks of the encoder
     heads: int = 16  # attention heads of the encoder
+    expansion: float = 4.0  # hidden width of the encoder's perceptrons, in widths
+    registers: int = 0  # learned tokens without a place, such as the class token of an imported ViT
+    positions: Literal["sin-cos", "learned"] = "sin-cos"  # of the encoder: fixed, or a table that is learned
+    position_size: tuple[int, int] = (0, 0)  # image size whose positions are stretched; 0 0 for --image-size
     predictor_width: int = 384  # of the predictor's tokens
     predictor_depth: int = 12  # blocks of the predictor
     predictor_heads: int = 16  # attention heads of the predictor
@@ -107,6 +111,12 @@ class IJepa(Recipe):
                     f"--image-size {self.image_size[0]} {self.image_size[1]} does not divide into patches of "
                     f"{self.patch_size} pixels: choose multiples of it, or another --patch-size."
                 )
+        for side in self.position_size:
+            if side % self.patch_size or (side and self.positions == "learned"):
+                raise UserError(
+                    "--position-size is 0 0, or for sin-cos positions two multiples of --patch-size "
+                    f"{self.patch_size}, not {self.position_size[0]} {self.position_size[1]}."
+                )
         for width, heads, part in [
             (self.width, self.heads, ""),
             (self.predictor_width, self.predictor_heads, "predictor-"),
@@ -117,11 +127,16 @@ class IJepa(Recipe):
     def method(self, facts: dict[str, Any]) -> MaskedJepa:
         """Tokenizer, encoder, predictor, teacher and mask sampler, initialised as published."""
         rows, columns = (side // self.patch_size for side in self.image_size)
+        spanned = self.position_size if all(self.position_size) else self.image_size
         patches = ImagePatches(
-            self.image_size, self.patch_size, facts["channels"], self.width, facts["mean"], facts["std"]
+            spanned, self.patch_size, facts["channels"], self.width, facts["mean"], facts["std"]
         )
         # the released tables give the first half of the vector to the column
-        encoder = Encoder(patches, SinCos(self.width, 2, order=(1, 0)), self.width, self.depth, self.heads)
+        fixed, learned = SinCos(self.width, 2, order=(1, 0)), self.positions == "learned"
+        encoder = Encoder(
+            patches, Learned((rows, columns), self.width) if learned else fixed, self.width, self.depth,
+            self.heads, self.expansion, registers=self.registers,
+        )  # fmt: skip
         predictor = Predictor(
             self.width,
             SinCos(self.predictor_width, 2, order=(1, 0)),

@@ -226,7 +226,7 @@ def commands(path: Path, config: dict[str, Any], measured: Sequence[Score]) -> l
     data = shlex.quote(str(source)) if source else "DATA"
     probe = "knn" if measured else "linear"
     typed = [
-        ("Its health in numbers", f"anyjepa inspect {folder}"),
+        ("Its health in numbers", f"anyjepa inspect {folder}" + ("" if source else " --data DATA")),
         ("A score on labelled data", f"anyjepa evaluate {folder} --data {data} --probe {probe}"),
         ("Embeddings to work with", f"anyjepa embed {folder} --data {data} --out embeddings.parquet"),
         ("The encoder for other tools", f"anyjepa export {folder} --format safetensors"),
@@ -234,6 +234,10 @@ def commands(path: Path, config: dict[str, Any], measured: Sequence[Score]) -> l
     if config.get("status") == "finished":
         return typed
     again = f"anyjepa train {shlex.quote(config['recipe'])} --data {data} --out {folder} --resume"
+    if config.get("status") == "imported":
+        again = (
+            f"anyjepa train {shlex.quote(config['recipe'])} --init {folder} --data {data} --out NEW_FOLDER"
+        )
     return [("Go on training", again), *typed]
 
 
