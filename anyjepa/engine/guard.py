@@ -37,7 +37,7 @@ class Guard:
     def remember(self) -> None:
         """Keep the buffers as they are before the step."""
         if self.buffers:
-            torch._foreach_copy_(self.before, self.buffers)
+            torch._foreach_copy_(self.before, self.buffers)  # pyright: ignore[reportPrivateImportUsage]
 
     def judge(self, loss: Tensor, norm: Tensor | None, parameters: Iterable[nn.Parameter]) -> Tensor:
         """Tell the optimiser whether to apply the step; 0-dimensional, 1.0 where it is left out.

@@ -21,13 +21,14 @@ from anyjepa.engine.checkpoint import newest_checkpoint, restore, save_checkpoin
 from anyjepa.engine.files import append_line, explained, read_lines
 from anyjepa.engine.guard import Guard, diverged
 from anyjepa.engine.journal import Journal
-from anyjepa.engine.loading import Steps, batches
+from anyjepa.engine.loading import Steps
 from anyjepa.engine.optimiser import apply, build_optimiser, schedule
 from anyjepa.engine.randomness import step_generator
 from anyjepa.engine.run import build_method, choose_device, write_config
 from anyjepa.engine.settings import Settings
 from anyjepa.engine.signals import stop_signals
 from anyjepa.engine.watch import RECOVERED, Watch
+from anyjepa.engine.workers import batches
 from anyjepa.recipes import Recipe
 
 Observer = Callable[[dict[str, Any]], str | None]
@@ -141,7 +142,10 @@ class Training:
         return step
 
     def _batches(self) -> Iterator[Any]:
-        loader = Steps(self.samples, self.recipe, self.config["batch_size"], self.config["seed"], self.steps)
+        loader = Steps(
+            self.samples, self.recipe, self.config["batch_size"], self.config["seed"], self.steps,
+            self.settings.patience,
+        )  # fmt: skip
         self.steps_per_epoch = loader.steps_per_epoch
         workers = self.settings.workers
         if workers is None:

@@ -22,6 +22,7 @@ from anyjepa.core.method import Batch, Method
 from anyjepa.domains import Domain, Frame, Samples, domains
 from anyjepa.engine.checkpoint import load_strictly, newest_checkpoint, restore
 from anyjepa.engine.files import read_lines, write_whole
+from anyjepa.engine.patience import PATIENCE, time_limit
 from anyjepa.recipes import Recipe, recipe
 
 
@@ -147,7 +148,8 @@ class Run:
             raw, kept = [], []
             for index in indices[start : start + batch_size]:
                 try:
-                    raw.append(opened.read(int(index)))
+                    with time_limit(PATIENCE, opened, int(index)):
+                        raw.append(opened.read(int(index)))
                     kept.append(index)
                 except BadSample as problem:
                     self.problems.append(problem)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from anyjepa.engine.patience import PATIENCE
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -18,6 +20,6 @@ class Settings:
     log_every: int = 20  # steps between logged rows
     checkpoint_every: int | None = None  # steps between checkpoints; every minute where not given
     keep_checkpoints: int = 2  # newest ones that are kept; 0 keeps all, for anyjepa compare --checkpoints
-    patience: float = 60.0  # seconds that reading one sample may take before it counts as damaged
+    patience: float = PATIENCE  # seconds that reading one sample may take before it counts as damaged
     max_bad_fraction: float = 0.01  # share of damaged samples at which training stops
     quiet: bool = False  # show no progress
