@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -71,15 +72,23 @@ def show_result(
     options: argparse.Namespace, result: dict[str, Any], show: Callable[[dict[str, Any]], None]
 ) -> int:
     """Print a result as JSON, or as `show` does; the command's exit code."""
+    stopped = result.get("stopped_by")
+    if not _first_process():
+        return STOPPED + stopped if stopped else 0
     if options.json:
         print(json.dumps(result))
     else:
         show(result)
-    stopped = result.get("stopped_by")
     if stopped:
         how = "the same command" if "trials" in result else "--resume"
         print(f"stopped at step {result['steps']}; go on with {how}.", file=sys.stderr)
     return STOPPED + stopped if stopped else 0
+
+
+def _first_process() -> bool:
+    """Whether this is the first of several processes that torchrun, SLURM or Fabric started."""
+    ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
+    return next((rank for rank in ranks if rank), "0") == "0"
 
 
 def command_recipes(words: Sequence[str]) -> int:

@@ -72,6 +72,7 @@ class Steps(Dataset):
         seed: of the run.
         steps: of the whole training.
         patience: seconds that reading one sample may take; 0 for no limit.
+        part: which of how many equal parts of each batch to load, for one of several processes.
     """
 
     def __init__(
@@ -82,9 +83,10 @@ class Steps(Dataset):
         seed: int,
         steps: int,
         patience: float = 0.0,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         self.samples, self.recipe, self.batch_size, self.seed = samples, recipe, batch_size, seed
-        self.steps, self.patience = steps, patience
+        self.steps, self.patience, self.part = steps, patience, part
         self.lost: dict[int, str] = {}
         self.begun: Callable[[int], None] | None = None
         self.steps_per_epoch = max(1, len(samples) // batch_size)
@@ -95,7 +97,10 @@ class Steps(Dataset):
     def __getitem__(self, step: int) -> Loaded:
         epoch, position = divmod(step, self.steps_per_epoch)
         order = _order(self.seed, epoch, len(self.samples))
-        indices = order[position * self.batch_size : (position + 1) * self.batch_size]
+        rank, processes = self.part
+        size = self.batch_size // processes
+        start = position * self.batch_size + rank * size
+        indices = order[start : start + size]
         raw, problems = read_many(self.samples, indices, self.patience, self.lost, self.begun)
         return self.recipe.draw(raw, uniforms(self.seed, epoch, indices)), problems
 

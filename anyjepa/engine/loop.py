@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from anyjepa.core.errors import BadSample, UserError
 from anyjepa.core.health import Shape
 from anyjepa.core.method import Context
+from anyjepa.core.processes import share_statistics
 from anyjepa.core.transformer import Encoder, Predictor
 from anyjepa.domains import Samples
 from anyjepa.engine.beginning import fill_from
@@ -24,9 +24,10 @@ from anyjepa.engine.journal import Journal
 from anyjepa.engine.loading import Steps
 from anyjepa.engine.optimiser import apply, build_optimiser, schedule
 from anyjepa.engine.randomness import step_generator
-from anyjepa.engine.run import build_method, choose_device, write_config
+from anyjepa.engine.run import build_method, write_config
 from anyjepa.engine.settings import Settings
 from anyjepa.engine.signals import stop_signals
+from anyjepa.engine.team import Team
 from anyjepa.engine.watch import RECOVERED, Watch
 from anyjepa.engine.workers import batches
 from anyjepa.recipes import Recipe
@@ -54,8 +55,10 @@ class Training:
         kind: Recipe,
         samples: Samples,
         settings: Settings,
+        team: Team,
         observe: Observer | None = None,
     ) -> None:
+        self.team, self.fabric = team, team.fabric
         self.path, self.config, self.recipe = path, config, kind
         self.observe, self.ended = observe, None
         self.samples, self.settings = samples, settings
@@ -63,13 +66,14 @@ class Training:
         with explained(f"use {path} for the run"):
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)
             self._set_status("training")
-        device = choose_device(settings.device)
-        precision: Any = settings.precision
-        if precision == "auto":
-            precision = "bf16-mixed" if device.type == "cuda" else "32-true"
-        self.fabric = Fabric(accelerator=device.type, devices=1, precision=precision)
+        self.share = team.share(config["batch_size"])
+        device = self.fabric.device
         self.method = build_method(kind, config["data"]["facts"], config["seed"]).to(device)
+        if team.size > 1:
+            share_statistics(self.method)
         self.optimiser = build_optimiser(self.method, kind)
+        # before weights are restored, for it may change their dtype
+        self.model, self.stepping = self.fabric.setup(self.method, self.optimiser)
         self.guard = Guard(self.method, self.optimiser, device)
         checkpoint, complaints = newest_checkpoint(path / "checkpoints")
         if checkpoint:
@@ -80,7 +84,7 @@ class Training:
         self.named = {row["sample"] for row in read_lines(path / "skipped.jsonl")}
         before = checkpoint.facts.get("before") if checkpoint else None
         self.watch = Watch(Shape(*before) if before else None)
-        self.journal = Journal(path, self.steps, self.start, settings.quiet)
+        self.journal = Journal(path, self.steps, self.start, settings.quiet, writing=team.first)
         logged = read_lines(path / "metrics.jsonl")
         self.last: dict[str, Any] = logged[-1] if logged else {}
         self._introduce(complaints)
@@ -107,8 +111,7 @@ class Training:
 
     def run(self) -> dict[str, Any]:
         """Train, save, and say how it went."""
-        model, self.optimiser = self.fabric.setup(self.method, self.optimiser)
-        model.train()
+        self.model.train()
         if self.settings.compile:
             for part in self.method.modules():
                 if isinstance(part, Encoder | Predictor):
@@ -116,35 +119,43 @@ class Training:
         try:
             # a step sets torch's global generator for dropout; the caller's is given back
             with torch.random.fork_rng(), stop_signals() as stopped:
-                done = self._loop(model, stopped)
+                done, told = self._loop(stopped)
         finally:
             self.journal.close()
-        return self._finish(done, stopped[0] if stopped else None)
+        return self._finish(done, told)
 
-    def _loop(self, model: Any, stopped: list[int]) -> int:
+    def _loop(self, stopped: list[int]) -> tuple[int, int]:
+        """Steps done, and the signal that ended them, or 0."""
         step, saved, saved_at = self.start, self.start, time.monotonic()
         log = _Log(self.config["batch_size"])
+        damaged: list[BadSample] = []
         for batch, problems in self._batches():
             step += 1
             values = schedule(self.recipe, step, self.steps)
-            log.add(*self._step(model, batch, step, values))
-            self._name_damaged(problems)
-            if step % self.settings.log_every == 0 or step == self.steps or stopped:
+            log.add(*self._step(batch, step, values))
+            damaged += problems
+            told = self.team.any_said(stopped[0] if stopped else 0)
+            if step % self.settings.log_every == 0 or step == self.steps or told:
+                self._name_damaged(self.team.gathered(damaged))
+                damaged = []
                 self._record(log, step, values)
+            elif damaged and self.team.size == 1:
+                self._name_damaged(damaged)
+                damaged = []
             every = self.settings.checkpoint_every
             due = step - saved >= every if every else time.monotonic() - saved_at > 60
-            last = stopped or self.ended or step == self.steps
+            last = told or self.ended or step == self.steps
             if last or (due and not self.guard.in_doubt(step)):
                 self._save(step)
                 saved, saved_at = step, time.monotonic()
-            if stopped or self.ended:
-                break
-        return step
+            if told or self.ended:
+                return step, told
+        return step, 0
 
     def _batches(self) -> Iterator[Any]:
         loader = Steps(
             self.samples, self.recipe, self.config["batch_size"], self.config["seed"], self.steps,
-            self.settings.patience,
+            self.settings.patience, (self.team.rank, self.team.size),
         )  # fmt: skip
         self.steps_per_epoch = loader.steps_per_epoch
         workers = self.settings.workers
@@ -155,7 +166,7 @@ class Training:
         return batches(loader, self.start, workers, pin=self.fabric.device.type == "cuda")
 
     def _step(
-        self, model: Any, batch: dict[str, Tensor], step: int, values: dict[str, float]
+        self, batch: dict[str, Tensor], step: int, values: dict[str, float]
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Losses, and 1.0 where they are not numbers and the step was left out."""
         device = self.fabric.device
@@ -163,14 +174,17 @@ class Training:
         context = Context(step, self.steps, step_generator(self.config["seed"], step, device))
         apply(self.optimiser, values)
         self.guard.remember()
-        losses = model(batch, context)
+        losses = self.model(batch, context)
         self.fabric.backward(losses["loss"])
         norm, clip = None, self.recipe.gradient_clip
         if clip:
-            norm = self.fabric.clip_gradients(model, self.optimiser, max_norm=clip, error_if_nonfinite=False)
+            norm = self.fabric.clip_gradients(
+                self.model, self.stepping, max_norm=clip, error_if_nonfinite=False
+            )
+        self.method.before_step(context)
         left_out = self.guard.judge(losses["loss"], norm, self.method.parameters())
-        self.optimiser.step()
-        self.optimiser.zero_grad()
+        self.stepping.step()
+        self.stepping.zero_grad()
         self.method.after_step(context)
         embedding = losses.pop("embedding", None)
         if embedding is not None:
@@ -179,7 +193,8 @@ class Training:
 
     def _record(self, log: _Log, step: int, values: dict[str, float]) -> None:
         scheduled = self.method.scheduled(Context(step, self.steps, torch.Generator()))
-        row = {"step": step, "epoch": step / self.steps_per_epoch, **log.take(), **values, **scheduled}
+        measured = self.team.mean(log.take())
+        row = {"step": step, "epoch": step / self.steps_per_epoch, **measured, **values, **scheduled}
         self.guard.in_doubt(step)
         left_out = self.guard.count()
         if left_out:
@@ -201,7 +216,9 @@ class Training:
         new = [problem for problem in problems if problem.identity not in self.named]
         for problem in new:
             self.named.add(problem.identity)
-            append_line(self.path / "skipped.jsonl", {"sample": problem.identity, "reason": problem.reason})
+            if self.team.first:
+                row = {"sample": problem.identity, "reason": problem.reason}
+                append_line(self.path / "skipped.jsonl", row)
             self.journal.say(f"skipped {problem}", style="yellow")
         if new:
             total = len(self.samples) + len(self.samples.problems)
@@ -212,22 +229,27 @@ class Training:
         finite = torch.stack([parameter.isfinite().all() for parameter in self.method.parameters()])
         if not finite.all():
             raise diverged("a weight is no longer a number", step)
+        if not self.team.first:
+            return
         facts, keep = {"before": self.watch.before}, self.settings.keep_checkpoints
         save_checkpoint(self.path / "checkpoints", step, self.method, self.optimiser, facts, keep)
 
-    def _finish(self, step: int, stopped_by: int | None) -> dict[str, Any]:
+    def _finish(self, step: int, stopped_by: int) -> dict[str, Any]:
         with explained(f"write the encoder to {self.path} (the checkpoint is intact)"):
-            save_encoder(self.method, self.path / "encoder.safetensors")
+            if self.team.first:
+                save_encoder(self.method, self.path / "encoder.safetensors")
             self._set_status("finished" if step >= self.steps else "stopped")
+        self.team.wait()
         keys = ("loss", "rankme", "rankme_centred", "samples_per_second")
         figures = {key: self.last[key] for key in keys if key in self.last}
         result = {"run": str(self.path), "steps": step, **figures}
         result |= {"ended": self.ended} if self.ended else {}
-        return result if stopped_by is None else {**result, "stopped_by": stopped_by}
+        return {**result, "stopped_by": stopped_by} if stopped_by else result
 
     def _set_status(self, status: str) -> None:
         self.config["status"] = status
-        write_config(self.path, self.config)
+        if self.team.first:
+            write_config(self.path, self.config)
 
 
 class _Log:

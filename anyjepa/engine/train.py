@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from anyjepa.engine.lock import sole_owner
 from anyjepa.engine.loop import Observer, Training, limit_damage
 from anyjepa.engine.run import open_source, read_config, recipe_fields, recipe_of
 from anyjepa.engine.settings import Settings
+from anyjepa.engine.team import Team
 from anyjepa.recipes import Recipe, recipe
 
 __all__ = ["Settings", "train"]
@@ -55,6 +57,28 @@ def train(
         UserError: a mistake that the message explains.
     """
     settings = settings or Settings()
+    team = Team(settings)
+    with team.one_voice():
+        path, config, kind, samples = _prepared(name, data, out, preset, resume, init, settings, fields)
+        team.share(config["batch_size"])
+    team.wait()  # for all to have seen that the folder is free
+    with explained(f"use {path} for the run"):
+        path.mkdir(parents=True, exist_ok=True)
+    with sole_owner(path) if team.first else nullcontext():
+        return Training(path, config, kind, samples, settings, team, observe).run()
+
+
+def _prepared(
+    name: str | Recipe,
+    data: str | np.ndarray | Frame | None,
+    out: str | Path | None,
+    preset: str,
+    resume: bool,
+    init: str | Path | None,
+    settings: Settings,
+    fields: dict[str, Any],
+) -> tuple[Path, dict[str, Any], Recipe, Samples]:
+    """The run's folder, its record, the recipe and the samples; nothing is written."""
     asked = name if isinstance(name, Recipe) else recipe(name)
     path = Path(out or Path("runs") / asked.name)
     if resume and (path / "config.yaml").exists():
@@ -80,10 +104,7 @@ def train(
         config = _new_config(kind, preset, samples, data, settings, facts)
         if init is not None:
             config["init"] = str(Path(init).resolve())
-    with explained(f"use {path} for the run"):
-        path.mkdir(parents=True, exist_ok=True)
-    with sole_owner(path):
-        return Training(path, config, kind, samples, settings, observe).run()
+    return path, config, kind, samples
 
 
 def _open(

@@ -59,4 +59,5 @@ class Watch:
 
 
 def _gram(batches: list[Tensor]) -> Gram:
-    return Gram(batches[0].shape[1], batches[0].device).add(torch.cat(batches))
+    """Of the batches of all processes."""
+    return Gram(batches[0].shape[1], batches[0].device).add(torch.cat(batches)).all_reduce()
