@@ -316,6 +316,7 @@ function chart(field, series, log, along) {
   svg.append(layer);
   follow(svg, layer, x, y, scaled, { log, field, xName });
   figure.append(svg);
+  if (field.endsWith("loss") && new Set(series.map((one) => one.recipe)).size > 1) figure.append(make("p", { class: "note" }, "Losses of different recipes are not comparable."));
   return figure;
 }
 
@@ -407,7 +408,7 @@ async function curves() {
   if (known.drawn !== asked) return; // somebody chose something else meanwhile
   cursors.length = 0;
   at("charts").replaceChildren(...fields.map((field) => {
-    const series = runs.filter(({ row }) => found[row.run]?.[field]).map(({ row, colour }) => ({ run: row.run, colour, ...found[row.run][field] }));
+    const series = runs.filter(({ row }) => found[row.run]?.[field]).map(({ row, colour }) => ({ run: row.run, recipe: row.recipe, colour, ...found[row.run][field] }));
     return chart(field, series, log, along);
   }));
 }

@@ -107,7 +107,9 @@ class Browser:
             self.call("Input.insertText", text=words)
         else:
             for kind in ("keyDown", "keyUp"):
-                self.call("Input.dispatchKeyEvent", type=kind, key="Delete", code="Delete", windowsVirtualKeyCode=46)
+                self.call(
+                    "Input.dispatchKeyEvent", type=kind, key="Delete", code="Delete", windowsVirtualKeyCode=46
+                )
 
     def choose(self, selector, value):
         """Choose in a list of choices."""
