@@ -1,0 +1,152 @@
+"""Clicking through the page in a real browser, while a run is being written."""
+
+import threading
+import time
+
+import pytest
+from browser import Browser
+from small import pictures, train_small
+from written import row, write_rows, write_run
+
+from anyjepa.board.reporting import Reporter
+from anyjepa.board.runs import Runs
+from anyjepa.board.serve import address_of, application, listen
+
+uvicorn = pytest.importorskip("uvicorn")
+EVIL = "<img src=x onerror=document.title='evil'>"
+NAMES = "[...document.querySelectorAll('#runs tbody tr')].map((one) => one.dataset.run).join()"
+
+
+@pytest.fixture
+def board():
+    """Serve a folder of runs from a thread; gives the page's address."""
+    servers = []
+
+    def start(folder, reporter=None):
+        opened = listen("127.0.0.1", 0)
+        settings = uvicorn.Config(application(Runs(folder), reporter or Reporter()), log_level="error")
+        server = uvicorn.Server(settings)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]})
+        thread.start()
+        servers.append((server, thread))
+        return address_of(opened, "127.0.0.1")
+
+    yield start
+    for server, thread in servers:
+        server.should_exit = server.force_exit = True
+        thread.join(20)
+
+
+@pytest.fixture
+def browser(tmp_path):
+    opened = Browser(tmp_path / "browser")
+    yield opened
+    opened.close()
+
+
+def length(field, run):
+    """How many points the curve of a run has."""
+    found = f"document.querySelector('[data-field={field}] path[data-run={run}]')"
+    return f"({found}?.getAttribute('d').match(/[ML]/g).length ?? 0)"
+
+
+def test_from_the_table_to_curves_that_grow_and_to_a_report(several, board, browser):
+    write_run(several / EVIL.replace("/", ""), [row(20, warning=EVIL)], recipe=EVIL)
+    train_small(several / "real", pictures(40), steps=4)
+    write_run(several / "growing", [row(20), row(40)], status="training")
+    browser.go(board(several, Reporter()))
+    assert browser.run("document.querySelectorAll('#runs tbody tr').length") == 6
+
+    browser.click("[data-sort=loss]")
+    assert browser.run(NAMES).startswith("second,"), "the highest loss first"
+    assert browser.run("document.querySelector('[aria-sort]').getAttribute('aria-sort')") == "descending"
+    browser.click("[data-sort=loss]")
+    assert browser.run(NAMES).startswith("first,")
+    browser.type("#words", "width<60")
+    browser.until(f"{NAMES} === 'real,second' || {NAMES} === 'second,real'")
+    browser.type("#words", "")
+    browser.choose("#state", "imported")
+    browser.until(f"{NAMES} === 'sweep/trial-000'")
+    browser.choose("#state", "")
+    browser.choose("#column", "width")
+    browser.until(
+        "[...document.querySelectorAll('#runs th')].some((one) => one.textContent.startsWith('Width'))"
+    )
+
+    browser.click("#count button")
+    browser.until("document.querySelectorAll('#charts figure').length === 0")
+    assert "Choose runs" in browser.run("document.querySelector('#nothing').textContent")
+    for name in ("second", "growing"):
+        browser.click(f"[data-run={name}] input")
+    browser.until(f"{length('loss', 'growing')} === 2 && {length('rankme', 'second')} === 2")
+    assert browser.run("document.querySelector('#differences').hidden") is False
+    differ = browser.run("[...document.querySelectorAll('#options tbody th')].map((one) => one.textContent)")
+    assert set(differ) == {"Width", "Seed"}
+
+    write_rows(several / "growing", [row(60), row(80)])
+    browser.until(f"{length('loss', 'growing')} === 4")
+    assert "training" in browser.run("document.querySelector('#live').textContent")
+    browser.click("#log")
+    browser.until("document.querySelector('[data-field=learning_rate] text').textContent.includes('e-')")
+    browser.choose("#along", "time")
+    browser.until(
+        "document.querySelector('[data-field=loss] svg').textContent.includes('seconds of training')"
+    )
+    browser.choose("#smooth", "5")
+    browser.until("document.querySelectorAll('[data-field=loss] path.raw').length === 2")
+    browser.move("[data-field=loss] svg")
+    browser.until("!document.querySelector('#tip').hidden")
+    assert "growing" in browser.run("document.querySelector('#tip').textContent")
+
+    browser.call("Page.reload")
+    time.sleep(0.5)
+    browser.until("document.documentElement?.dataset.ready === 'yes'")
+    browser.until("document.querySelectorAll('[data-field=loss] path.raw').length === 2")
+    assert browser.run("document.querySelector('#along').value") == "time", "a reload keeps the view"
+
+    browser.click("[data-run=real] td.name a")
+    browser.until("document.querySelector('#title').textContent === 'real'")
+    browser.click("#make-report")
+    browser.until("document.querySelector('#report .making')")
+    browser.until("document.querySelector('#report iframe')", 120)
+    tree = browser.until(
+        "fetch(document.querySelector('#report iframe').src).then((answer) => answer.text())", 10
+    )
+    assert "anyjepa report" in tree
+    frames = browser.call("Page.getFrameTree")["frameTree"].get("childFrames", [])
+    assert all("/report?run=real" in one["frame"]["url"] for one in frames)
+    browser.click("#run a")
+    browser.until("!document.querySelector('#overview').hidden")
+    assert browser.run("document.title") == "anyjepa board", "a run's name is text"
+    assert browser.run("document.querySelectorAll('img').length") == 0
+    assert browser.complaints == []
+
+
+def test_a_phone_and_a_hundred_runs(tmp_path, board, browser):
+    for number in range(100):
+        write_run(tmp_path / "runs" / f"run-{number:03d}", [row(20), row(40)], seed=number)
+    browser.call(
+        "Emulation.setDeviceMetricsOverride", width=400, height=800, deviceScaleFactor=1, mobile=False
+    )
+    browser.go(board(tmp_path / "runs"))
+    assert browser.run("document.documentElement.scrollWidth <= innerWidth") is True
+    spent = browser.run(
+        "(() => { const start = performance.now(); table(); return performance.now() - start; })()"
+    )
+    assert spent < 500, "milliseconds to draw the table anew"
+    browser.click("#runs thead input")
+    browser.until("document.querySelectorAll('[data-field=loss] path.line').length === 21")
+    assert "79 more" in browser.run("document.querySelector('#legend').textContent")
+    assert browser.complaints == []
+
+
+def test_it_says_when_the_board_has_gone(several, browser):
+    opened = listen("127.0.0.1", 0)
+    server = uvicorn.Server(uvicorn.Config(application(Runs(several), Reporter()), log_level="error"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]})
+    thread.start()
+    browser.go(address_of(opened, "127.0.0.1"))
+    server.should_exit = server.force_exit = True
+    thread.join(20)
+    browser.until("document.querySelector('#live').textContent.includes('does not answer')")
+    assert browser.run("document.querySelectorAll('#runs tbody tr').length") == 3, "what was known stays"
