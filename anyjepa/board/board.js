@@ -250,17 +250,20 @@ function axis(values, start, end, { log = false, rounded = false } = {}) {
   }
   const scale = log ? Math.log10 : (one) => one;
   const place = (one) => start + ((scale(one) - scale(low)) / (scale(high) - scale(low))) * (end - start);
-  const back = (unit) => { const share = low + ((unit - start) / (end - start)) * (high - low); return share; };
+  const back = (unit) => low + ((unit - start) / (end - start)) * (high - low);
   let ticks = [];
+  const even = () => {
+    const one = step(low, high);
+    const found = [];
+    for (let number = Math.ceil(low / one - 1e-9); number <= Math.floor(high / one + 1e-9); number += 1) found.push(clean(number * one));
+    return found;
+  };
   if (log) {
     for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); power += 1) ticks.push(10 ** power);
     const inside = ticks.filter((one) => one >= low && one <= high);
     const finer = ticks.flatMap((one) => [one, 2 * one, 5 * one]).filter((one) => one >= low && one <= high);
-    ticks = inside.length > 5 ? inside.filter((_, number) => number % Math.ceil(inside.length / 5) === 0) : inside.length > 1 ? inside : finer;
-  } else {
-    const one = step(low, high);
-    for (let number = Math.ceil(low / one - 1e-9); number <= Math.floor(high / one + 1e-9); number += 1) ticks.push(clean(number * one));
-  }
+    ticks = inside.length > 5 ? inside.filter((_, number) => number % Math.ceil(inside.length / 5) === 0) : inside.length > 1 ? inside : finer.length > 1 ? finer : even();
+  } else ticks = even();
   return { low, high, place, back, ticks };
 }
 

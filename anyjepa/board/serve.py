@@ -27,7 +27,6 @@ from anyjepa.board.reporting import Reporter
 from anyjepa.board.runs import Runs, text
 from anyjepa.core.errors import UserError, require
 
-PORT = 8127
 MOST_RUNS, MOST_FIELDS, MOST_SMOOTHED = 64, 24, 100_000  # in one request for curves
 LARGEST_BODY = 10_000  # bytes
 ALONG = ("step", "epoch", "samples", "time")
@@ -226,13 +225,15 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         UserError: the port is taken, or the machine has no such address.
     """
+    if not 0 <= port < 65536:
+        raise UserError(f"there is no port {port}; choose another --port (0 takes a free one).")
     try:
         kind = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         opened = socket.socket(kind[0], socket.SOCK_STREAM)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         opened.bind(kind[4])
         opened.listen(128)
-    except (OSError, OverflowError) as problem:
+    except OSError as problem:
         raise UserError(
             f"cannot listen on {host}, port {port} ({problem}); choose another --port (0 takes a free one) "
             "or --host."

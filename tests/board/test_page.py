@@ -17,6 +17,15 @@ EVIL = "<img src=x onerror=document.title='evil'>"
 NAMES = "[...document.querySelectorAll('#runs tbody tr')].map((one) => one.dataset.run).join()"
 
 
+def serving(folder, opened, reporter):
+    """A server and the thread it runs in."""
+    app = application(Runs(folder), reporter)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]})
+    thread.start()
+    return server, thread
+
+
 @pytest.fixture
 def board():
     """Serve a folder of runs from a thread; gives the page's address."""
@@ -24,7 +33,9 @@ def board():
 
     def start(folder, reporter=None):
         opened = listen("127.0.0.1", 0)
-        settings = uvicorn.Config(application(Runs(folder), reporter or Reporter()), log_level="error")
+        settings = uvicorn.Config(
+            application(Runs(folder), reporter or Reporter()), log_level="error", timeout_graceful_shutdown=1
+        )
         server = uvicorn.Server(settings)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]})
         thread.start()
@@ -33,7 +44,7 @@ def board():
 
     yield start
     for server, thread in servers:
-        server.should_exit = server.force_exit = True
+        server.should_exit = True
         thread.join(20)
 
 
@@ -87,7 +98,9 @@ def test_from_the_table_to_curves_that_grow_and_to_a_report(several, board, brow
     browser.until(f"{length('loss', 'growing')} === 4")
     assert "training" in browser.run("document.querySelector('#live').textContent")
     browser.click("#log")
-    browser.until("document.querySelector('[data-field=learning_rate] text').textContent.includes('e-')")
+    ticks = "[...document.querySelectorAll('[data-field={}] text.end')].map((one) => one.textContent).join()"
+    browser.until(f"{ticks.format('loss')}.startsWith('0.1,1,')")
+    assert browser.run(ticks.format("learning_rate")).count(",") > 1, "a narrow range has ticks too"
     browser.choose("#along", "time")
     browser.until(
         "document.querySelector('[data-field=loss] svg').textContent.includes('seconds of training')"
@@ -106,6 +119,7 @@ def test_from_the_table_to_curves_that_grow_and_to_a_report(several, board, brow
 
     browser.click("[data-run=real] td.name a")
     browser.until("document.querySelector('#title').textContent === 'real'")
+    browser.until("document.querySelector('#make-report')")
     browser.click("#make-report")
     browser.until("document.querySelector('#report .making')")
     browser.until("document.querySelector('#report iframe')", 120)
@@ -142,11 +156,13 @@ def test_a_phone_and_a_hundred_runs(tmp_path, board, browser):
 
 def test_it_says_when_the_board_has_gone(several, browser):
     opened = listen("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(application(Runs(several), Reporter()), log_level="error"))
+    server = uvicorn.Server(
+        uvicorn.Config(application(Runs(several), Reporter()), log_level="error", timeout_graceful_shutdown=1)
+    )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]})
     thread.start()
     browser.go(address_of(opened, "127.0.0.1"))
-    server.should_exit = server.force_exit = True
+    server.should_exit = True
     thread.join(20)
     browser.until("document.querySelector('#live').textContent.includes('does not answer')")
     assert browser.run("document.querySelectorAll('#runs tbody tr').length") == 3, "what was known stays"

@@ -143,7 +143,8 @@ def test_reports_are_made_one_at_a_time_and_none_after_the_end(several):
 
 @pytest.mark.parametrize(
     "name",
-    ["../outside", "..", "../../etc", "/etc", "first/../../outside", "%2e%2e/outside", "first/checkpoints", "first\0"],
+    ["../outside", "..", "../../etc", "/etc", "first/../../outside", "%2e%2e/outside",
+     "first/checkpoints", "first\0"],
 )  # fmt: skip
 @pytest.mark.parametrize("route", ["/api/run", "/report"])
 def test_no_path_leads_out_of_the_runs(client, tmp_path, route, name):
@@ -156,8 +157,8 @@ def test_no_path_leads_out_of_the_runs(client, tmp_path, route, name):
 
 @pytest.mark.parametrize(
     "path",
-    ["/../pyproject.toml", "/%2e%2e/outside/report.html", "/report/../../x", "/board.js/../serve.py", "/etc/passwd",
-     "//etc/passwd", "/first/config.yaml", "/api", "/docs"],
+    ["/../pyproject.toml", "/%2e%2e/outside/report.html", "/report/../../x", "/board.js/../serve.py",
+     "/etc/passwd", "//etc/passwd", "/first/config.yaml", "/api", "/docs"],
 )  # fmt: skip
 def test_there_are_no_other_paths(client, path):
     assert client.get(path).status_code == 404
@@ -171,9 +172,10 @@ def test_a_report_that_is_a_link_is_not_shown(client, several, tmp_path):
 
 @pytest.mark.parametrize(
     ("host", "status"),
-    [("127.0.0.1:8127", 200), ("localhost", 200), ("LOCALHOST:1", 200), ("[::1]:8127", 200), ("127.9.9.9", 200),
-     ("evil.example", 421), ("evil.example:8127", 421), ("127.0.0.1.evil.example", 421), ("localhost.evil.example", 421),
-     ("192.168.1.7", 421), ("", 421), ("localhost@evil.example", 421), ("[evil.example]", 421)],
+    [("127.0.0.1:8127", 200), ("localhost", 200), ("LOCALHOST:1", 200), ("[::1]:8127", 200),
+     ("127.9.9.9", 200), ("evil.example", 421), ("evil.example:8127", 421), ("127.0.0.1.evil.example", 421),
+     ("localhost.evil.example", 421), ("192.168.1.7", 421), ("", 421), ("localhost@evil.example", 421),
+     ("[evil.example]", 421)],
 )  # fmt: skip
 @pytest.mark.parametrize("path", ["/", "/api/runs", "/report?run=first", "/nowhere"])
 def test_only_this_machines_names_are_answered(client, host, status, path):
@@ -324,6 +326,7 @@ def test_many_polls_at_once_agree(runs, reporter, several):
     from starlette.testclient import TestClient
 
     client, wrong = TestClient(application(runs, reporter), base_url=HOME), []
+    query = {"run": "second", "field": "loss"}
     ends = time.monotonic() + 1.0
 
     def poll():
@@ -346,5 +349,5 @@ def test_many_polls_at_once_agree(runs, reporter, several):
     for thread in threads:
         thread.join()
     assert not wrong
-    last = client.get("/api/curves", params={"run": "second", "field": "loss"}).json()["runs"]["second"]
+    last = client.get("/api/curves", params=query).json()["runs"]["second"]
     assert len(last["loss"]["x"]) == 49

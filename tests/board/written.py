@@ -4,6 +4,8 @@ import json
 
 import yaml
 
+FIELDS = {"width": 96, "learning_rate": 1e-3}
+
 
 def row(step, steps=1000, **more):
     """A logged row, as training writes it."""
@@ -24,7 +26,7 @@ def write_run(folder, rows=(), results=(), fields=None, **config):
     folder.mkdir(parents=True, exist_ok=True)
     settings = {
         "recipe": "i-jepa", "preset": "tiny",
-        "fields": fields if isinstance(fields, list) else {"width": 96, "learning_rate": 1e-3, **(fields or {})},
+        "fields": fields if isinstance(fields, list) else FIELDS | (fields or {}),
         "seed": 0, "steps": 1000, "batch_size": 64,
         "data": {"source": "digits", "kind": "image", "samples": 1438, "description": "1,438 digits"},
         "versions": {"anyjepa": "0.1.0"}, "status": "finished", **config,

@@ -92,6 +92,7 @@ def test_a_run_without_a_sign_of_its_process(tmp_path):
     assert state(tmp_path, TRAINING) == "died"
 
 
+@pytest.mark.slow
 def test_kill_leaves_a_run_that_has_died(tmp_path):
     import signal
 
