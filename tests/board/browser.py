@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import functools
 import json
 import shutil
 import subprocess
@@ -31,9 +32,9 @@ class Browser:
         self.number, self.complaints = 0, []
         try:
             port = int(patiently(lambda: (profile / "DevToolsActivePort").read_text().split()[0], 40))
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/json") as answer:
-                tab = next(one for one in json.load(answer) if one["type"] == "page")
-            self.socket = websocket.create_connection(tab["webSocketDebuggerUrl"], timeout=40)
+            self.targets = f"http://127.0.0.1:{port}/json"
+            self.connect = functools.partial(websocket.create_connection, timeout=40)
+            self.socket = self.connect(self._target("page"))
         except BaseException:
             self.process.kill()
             raise
@@ -41,6 +42,23 @@ class Browser:
             self.call(f"{domain}.enable")
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
+
+    def _target(self, kind):
+        with urllib.request.urlopen(self.targets) as answer:
+            found = [one for one in json.load(answer) if one["type"] == kind]
+        return found[0]["webSocketDebuggerUrl"] if found else None
+
+    @contextlib.contextmanager
+    def inside(self, kind="iframe"):
+        """Speak to the frame, which is a page of its own when it has no origin."""
+        outer, self.socket = self.socket, self.connect(patiently(lambda: self._target(kind), 20))
+        try:
+            for domain in ("Runtime", "Log"):
+                self.call(f"{domain}.enable")
+            yield
+        finally:
+            self.socket.close()
+            self.socket = outer
 
     def call(self, method, **params):
         """Send a command and give its result, noting complaints on the way."""
@@ -77,9 +95,8 @@ class Browser:
 
     def until(self, script, seconds=30):
         """Wait for an expression to become true."""
-        value = patiently(lambda: self.run(script), seconds)
+        value = patiently(lambda: self.run(f"Boolean({script})"), seconds)
         assert value, f"never came true: {script}"
-        return value
 
     def place(self, selector):
         """The middle of an element, scrolled into view."""

@@ -33,12 +33,7 @@ def board():
 
     def start(folder, reporter=None):
         opened = listen("127.0.0.1", 0)
-        settings = uvicorn.Config(
-            application(Runs(folder), reporter or Reporter()), log_level="error", timeout_graceful_shutdown=1
-        )
-        server = uvicorn.Server(settings)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]})
-        thread.start()
+        server, thread = serving(folder, opened, reporter or Reporter())
         servers.append((server, thread))
         return address_of(opened, "127.0.0.1")
 
@@ -123,12 +118,16 @@ def test_from_the_table_to_curves_that_grow_and_to_a_report(several, board, brow
     browser.click("#make-report")
     browser.until("document.querySelector('#report .making')")
     browser.until("document.querySelector('#report iframe')", 120)
-    tree = browser.until(
-        "fetch(document.querySelector('#report iframe').src).then((answer) => answer.text())", 10
-    )
-    assert "anyjepa report" in tree
-    frames = browser.call("Page.getFrameTree")["frameTree"].get("childFrames", [])
-    assert all("/report?run=real" in one["frame"]["url"] for one in frames)
+    with browser.inside():
+        browser.until("document.documentElement?.dataset.ready === 'yes'")
+        assert browser.run("document.title") == "i-jepa · anyjepa report"
+        assert browser.run("[self.origin, document.querySelectorAll('#masks img').length > 3]") == [
+            "null",
+            True,
+        ]
+        refused = "fetch('/api/runs').then(() => 'read', () => 'refused')"
+        assert browser.run(refused) == "refused", "a report can read nothing"
+        browser.complaints = [one for one in browser.complaints if "/api/runs" not in one]
     browser.click("#run a")
     browser.until("!document.querySelector('#overview').hidden")
     assert browser.run("document.title") == "anyjepa board", "a run's name is text"
@@ -156,11 +155,7 @@ def test_a_phone_and_a_hundred_runs(tmp_path, board, browser):
 
 def test_it_says_when_the_board_has_gone(several, browser):
     opened = listen("127.0.0.1", 0)
-    server = uvicorn.Server(
-        uvicorn.Config(application(Runs(several), Reporter()), log_level="error", timeout_graceful_shutdown=1)
-    )
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]})
-    thread.start()
+    server, thread = serving(several, opened, Reporter())
     browser.go(address_of(opened, "127.0.0.1"))
     server.should_exit = True
     thread.join(20)
