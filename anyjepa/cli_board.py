@@ -34,6 +34,7 @@ def command_board(words: Sequence[str]) -> int:
     found = Runs(folder)
     if options.json:
         return show_result(options, serve.table(found), lambda _result: None)
+    server = serve.server(found, options.host)
     opened = serve.listen(options.host, options.port)
     address = serve.address_of(opened, options.host)
     print(f"{len(found.rows())} runs of {folder} at {address}  (Ctrl-C ends it)", flush=True)
@@ -48,7 +49,7 @@ def command_board(words: Sequence[str]) -> int:
 
         webbrowser.open(address)
     try:
-        serve.serve(folder, opened, options.host)
+        server.run(sockets=[opened])
     except KeyboardInterrupt:
         print("ended.", file=sys.stderr)
     return 0

@@ -539,7 +539,7 @@ function showReport(row) {
     at("report").querySelectorAll(":scope > :not(iframe)").forEach((one) => one.remove());
     frame.before(...heads);
   } else {
-    at("report").replaceChildren(...heads, ...(row.report ? [make("iframe", { src: address, title: `Report of ${row.run}`, sandbox: "allow-scripts", "data-stamp": stamp })] : []));
+    at("report").replaceChildren(...heads, ...(row.report ? [make("iframe", { src: address, title: `Report of ${row.run}`, sandbox: "allow-scripts", allow: "clipboard-write *", "data-stamp": stamp })] : []));
   }
 }
 

@@ -19,7 +19,6 @@ import json
 import socket
 from collections.abc import AsyncIterator, Mapping
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from anyjepa.board.growing import own_file
@@ -247,15 +246,18 @@ def address_of(opened: socket.socket, host: str) -> str:
     return f"http://{f'[{shown}]' if ':' in shown else shown}:{opened.getsockname()[1]}/"
 
 
-def serve(folder: Path, opened: socket.socket, host: str) -> None:
-    """Serve the runs of a folder until told to stop.
+def server(runs: Runs, host: str) -> Any:
+    """A server of the runs, whose ``run(sockets=[listen(host, port)])`` serves until it is told to stop.
 
     Raises:
-        UserError: there is no such folder, or the extra ``board`` is not installed.
+        UserError: the extra ``board`` is not installed.
     """
     uvicorn = require("uvicorn", "board")
-    app = application(Runs(folder), Reporter(), host)
     settings = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=2
+        application(runs, Reporter(), host),
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=2,
     )
-    uvicorn.Server(settings).run(sockets=[opened])
+    return uvicorn.Server(settings)

@@ -58,7 +58,7 @@ def length(field, run):
 
 def test_from_the_table_to_curves_that_grow_and_to_a_report(several, board, browser, reporter):
     write_run(several / EVIL.replace("/", ""), [row(20, warning=EVIL)], recipe=EVIL)
-    write_run(several / "real", [row(20)])
+    write_run(several / "real", [row(20)], fields={"width": 24})
     write_run(several / "growing", [row(20), row(40)], status="training")
     browser.go(board(several, reporter))
     assert browser.run("document.querySelectorAll('#runs tbody tr').length") == 6

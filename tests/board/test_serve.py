@@ -289,6 +289,15 @@ def test_a_folder_that_is_not_there(tmp_path, capsys):
     assert "there is no folder" in capsys.readouterr().err
 
 
+def test_without_the_extra_it_says_how_to_install_it(several, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert cli.main(["board", str(several), "--port", "0", "--no-open"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "pip install 'anyjepa[board]'" in err
+    assert cli.main(["board", str(several), "--json"]) == 0, "the table needs no server"
+
+
 def test_the_program_serves_without_torch_until_it_is_told_to_stop(several):
     import signal
     import subprocess
