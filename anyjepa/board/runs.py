@@ -13,6 +13,8 @@ from anyjepa.core.errors import UserError
 from anyjepa.engine.folder import RECOVERED, read_config, state
 from anyjepa.reports.charts import thin
 
+Curve = dict[str, Any]
+KEPT = 256  # curves of a run that are kept until it goes on
 DEPTH = 4  # folders below the given one that are looked into: runs/sweep/trial-000 is two
 LONGEST = 300  # characters of a text, and
 MOST = 64  # items of a list, that are shown of settings
@@ -68,6 +70,8 @@ class Watched:
         self.skipped: list[dict[str, Any]] = []
         self.config: dict[str, Any] = {}
         self.problem, self.seen = "", (0, 0)
+        self.drawn: dict[tuple[str, str, int], Curve] = {}
+        self.drawn_at = (0, 0)
 
     def update(self) -> None:
         """Read what is new; what cannot be read is said in `problem`."""
@@ -123,19 +127,26 @@ class Watched:
         found = own_file(self.folder / name)
         return found and found.st_mtime
 
-    def curves(self, fields: Sequence[str], along: str, smooth: int) -> dict[str, Any]:
+    def curves(self, fields: Sequence[str], along: str, smooth: int) -> dict[str, Curve]:
         """Thinned points of figures: {figure: {"x", "y"}}, and "smooth_x", "smooth_y" where asked for."""
         self.history.update()
-        batch_size = number(self.config.get("batch_size")) or 1.0
-        drawn = {}
+        stamp = (self.history.lines.inode, self.history.lines.offset)
+        if self.drawn_at != stamp or len(self.drawn) > KEPT:
+            self.drawn, self.drawn_at = {}, stamp
         for name in fields:
-            x, y = self.history.series(name, along, batch_size)
-            if len(x):
-                drawn[name] = dict(zip(("x", "y"), _points(x, y), strict=True))
-                if smooth > 1:
-                    run = _points(x, smoothed(y, smooth))
-                    drawn[name] |= dict(zip(("smooth_x", "smooth_y"), run, strict=True))
-        return drawn
+            if (name, along, smooth) not in self.drawn:
+                self.drawn[name, along, smooth] = self._curve(name, along, smooth)
+        found = {name: self.drawn[name, along, smooth] for name in fields}
+        return {name: curve for name, curve in found.items() if curve}
+
+    def _curve(self, name: str, along: str, smooth: int) -> Curve:
+        x, y = self.history.series(name, along, number(self.config.get("batch_size")) or 1.0)
+        if not len(x):
+            return {}
+        curve = dict(zip(("x", "y"), _points(x, y), strict=True))
+        if smooth > 1:
+            curve |= dict(zip(("smooth_x", "smooth_y"), _points(x, smoothed(y, smooth)), strict=True))
+        return curve
 
     def details(self) -> dict[str, Any]:
         """What is shown of one run alone, beside its row."""
@@ -172,7 +183,9 @@ def health(first: Mapping[str, Any], last: Mapping[str, Any], warnings: Sequence
     evidence = f"effective rank {rank:.1f}, at first {was:.1f}"
     if rank < was / 2:
         return "care", f"shrinking: {evidence}"
-    return "good", f"{'recovered' if warnings else 'not collapsed'}: {evidence}"
+    if rank <= was:
+        return "care", f"no gain in rank: {evidence}"
+    return "good", f"{'recovered' if warnings else 'healthy'}: {evidence}"
 
 
 def newest(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -127,12 +127,30 @@ def test_curves_are_thinned_with_their_spikes_and_smoothed(tmp_path):
     assert (loss["x"][0], loss["x"][-1]) == (1, 5000)
 
 
+def test_a_curve_is_drawn_anew_only_when_its_run_goes_on(tmp_path, monkeypatch):
+    write_run(tmp_path / "one", [row(20), row(40)])
+    runs, asked = Runs(tmp_path), []
+    plainly = runs.get("one")._curve
+    monkeypatch.setattr(runs.get("one"), "_curve", lambda *given: asked.append(given) or plainly(*given))
+    for along in ("step", "step", "epoch", "step"):
+        first = runs.curves(["one"], ["loss", "none"], along, 0)
+    assert asked == [("loss", "step", 0), ("none", "step", 0), ("loss", "epoch", 0), ("none", "epoch", 0)]
+    write_rows(tmp_path / "one", [row(60)])
+    assert len(runs.curves(["one"], ["loss"], "step", 0)["one"]["loss"]["x"]) == 3
+    assert len(first["one"]["loss"]["x"]) == 2
+
+
 def test_health_in_words():
     first = {"rankme_centred": 20.0}
     assert health(first, {"rankme_centred": 25.0}, []) == (
-        "good", "not collapsed: effective rank 25.0, at first 20.0",
+        "good", "healthy: effective rank 25.0, at first 20.0",
     )  # fmt: skip
-    assert health(first, {"rankme_centred": 5.0}, [])[0] == "care"
+    assert health(first, {"rankme_centred": 20.0}, []) == (
+        "care", "no gain in rank: effective rank 20.0, at first 20.0",
+    )  # fmt: skip
+    assert health(first, {"rankme_centred": 5.0}, []) == (
+        "care", "shrinking: effective rank 5.0, at first 20.0",
+    )  # fmt: skip
     assert health(first, {"rankme_centred": 25.0}, ["collapsed to one point: x"])[0] == "bad"
     told = health(first, {"rankme_centred": 25.0}, ["collapsed to one point: x", "no longer collapsed"])
     assert told == ("good", "recovered: effective rank 25.0, at first 20.0")
