@@ -90,7 +90,7 @@ function healthCell(row) {
 function scoreCell(row) {
   const found = best(row);
   if (!found) return make("td", { class: "number" }, "–");
-  return make("td", { class: "number", title: `${found.probe} ${found.metric} on ${found.data ?? "its data"}; untrained ${score(found.untrained)}, raw input ${score(found.raw)}` }, score(found.value));
+  return make("td", { class: "number", title: `${found.probe} ${found.metric} on ${found.data ?? "its data"}; untrained ${score(found.untrained)}, raw input ${score(found.raw)}` }, make("span", { class: "note" }, `${found.probe} `), score(found.value));
 }
 
 const SHAPE = /^([^<>=:]+)(<=|>=|<|>|=|:)(.+)$/;

@@ -143,7 +143,7 @@ class Watched:
         x, y = self.history.series(name, along, number(self.config.get("batch_size")) or 1.0)
         if not len(x):
             return {}
-        curve = dict(zip(("x", "y"), _points(x, y), strict=True))
+        curve: Curve = dict(zip(("x", "y"), _points(x, y), strict=True))
         if smooth > 1:
             curve |= dict(zip(("smooth_x", "smooth_y"), _points(x, smoothed(y, smooth)), strict=True))
         return curve
