@@ -118,10 +118,11 @@ def command_recipes(words: Sequence[str]) -> int:
     return show_result(options, {"recipes": rows}, show)
 
 
-def _train_parser(name: str, about: str) -> Parser:
-    parser = command_parser(
-        f"train {name}", about, f"anyjepa train {name} --data digits --out runs/digits --steps 100"
+def _train_parser(name: str, about: str, data: str) -> Parser:
+    example = (
+        f"anyjepa train {'i-jepa' if name == 'RECIPE' else name} --data {data} --out runs/{data} --steps 100"
     )
+    parser = command_parser(f"train {name}", about, example)
     parser.usage = (
         f"anyjepa train {name} [--data SRC] [--out DIR] [--preset P] [--resume] [--FIELD VALUE ...]"
     )
@@ -158,8 +159,7 @@ def command_train(words: Sequence[str]) -> int:
     about = "Pre-train an encoder on unlabelled data."
     if not words or words[0].startswith("-"):
         about += " `anyjepa train RECIPE --help` lists a recipe's own fields, `anyjepa recipes` the recipes."
-        parser = _train_parser("RECIPE", about)
-        parser.epilog = (parser.epilog or "").replace("RECIPE", "i-jepa")
+        parser = _train_parser("RECIPE", about, "digits")
         parser.parse_all(words)
         raise UserError("name the recipe first: anyjepa train RECIPE ...; `anyjepa recipes` lists them.")
 
@@ -167,8 +167,7 @@ def command_train(words: Sequence[str]) -> int:
     from anyjepa.recipes import recipe
 
     name, kind = words[0], recipe(words[0])
-    parser = _train_parser(name, about)
-
+    parser = _train_parser(name, about, kind.example_data)
     add_fields(parser, "how to train", Settings)
     add_fields(parser, f"fields of {name} (in brackets the paper's values)", kind)
     options = vars(parser.parse_all(words[1:]))

@@ -158,6 +158,14 @@ def test_help_of_a_recipe_lists_every_field_with_its_meaning(capsys):
         assert field.meaning in text
 
 
+def test_the_example_of_a_recipe_names_its_own_data(capsys):
+    from anyjepa.recipes import recipes
+
+    for name, kind in recipes().items():
+        text = help_of(capsys, "train", name)
+        assert f"anyjepa train {name} --data {kind.example_data} --out runs/{kind.example_data}" in text
+
+
 def test_help_loads_no_torch():
     program = "from anyjepa.cli import main; main(['--help']); main(['--version'])"
     program += "; import sys; print('torch' in sys.modules)"

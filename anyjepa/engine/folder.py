@@ -17,9 +17,6 @@ RECOVERED = "no longer collapsed"  # the warning that ends another
 NEEDED = {"recipe", "fields", "seed", "steps", "data"}
 LARGEST = 4_000_000  # bytes of a config.yaml; a real one has thousands
 SILENT = 600.0  # seconds: a run saves each minute, so one of another machine that is silent longer has died
-LONG_SILENT = 3600.0  # seconds: the process lives, but what it does now is not this run
-STARTING = 60.0  # seconds from the settings being written to the first sign of the process that trains
-_EVENTS = re.compile(r"events\.out\.tfevents\.(\d+)\.(.+)\.(\d+)\.\d+")
 _Loader: Any = getattr(
     yaml, "CSafeLoader", yaml.SafeLoader
 )  # ten times as fast, where yaml was built with it
@@ -50,10 +47,9 @@ def read_config(path: Path | str) -> dict[str, Any]:
 def state(folder: Path, config: dict[str, Any]) -> str:
     """What has become of a run: ``finished``, ``stopped``, ``imported``, ``training`` or ``died``.
 
-    The settings say ``training`` until the end, so a process that was killed leaves that word behind. Which
-    process it was is in the name of TensorBoard's newest file: machine and number. On this machine the
-    process is looked for; a run of another machine is taken for dead when it has been silent for ten minutes,
-    one whose process lives on when it has been silent for an hour.
+    The settings say ``training`` until the end, so a process that was killed leaves that word behind, and the
+    name of process and machine that `sole_owner` wrote. On this machine the process is looked for; a run of
+    another machine is taken for dead when it has been silent for ten minutes.
     """
     said = str(config.get("status", "finished"))
     if said != "training":
@@ -62,16 +58,16 @@ def state(folder: Path, config: dict[str, Any]) -> str:
 
 
 def _alive(folder: Path) -> bool:
-    signs = [found for entry in os.scandir(folder) if (found := _EVENTS.fullmatch(entry.name))]
-    now, began = time.time(), (folder / "config.yaml").stat().st_mtime
-    newest = max(signs, key=lambda found: int(found[1]), default=None)
-    if newest is None or int(newest[1]) < began - STARTING:  # a run that was resumed has an older file
-        return now - began < STARTING
-    told = [folder / "metrics.jsonl", folder / "checkpoints", folder / "config.yaml"]
-    silent = now - max(path.stat().st_mtime for path in told if path.exists())
-    if newest[2] != socket.gethostname():
-        return silent < SILENT
-    return silent < LONG_SILENT and _process(int(newest[3]), float(newest[1]))
+    holder = folder / ".holder"
+    try:
+        said, seen = holder.read_text(errors="replace"), holder.stat().st_mtime
+    except OSError:
+        return False  # a training that ended of itself, be it by an error, takes its name away
+    number, _, machine = said.partition(" on ")
+    if machine == socket.gethostname() and number.isascii() and number.isdigit():
+        return _process(int(number), seen)
+    told = [holder, folder / "metrics.jsonl", folder / "checkpoints"]
+    return time.time() - max(path.stat().st_mtime for path in told if path.exists()) < SILENT
 
 
 def _process(number: int, seen: float) -> bool:
@@ -83,7 +79,7 @@ def _process(number: int, seen: float) -> bool:
     """
     try:
         os.kill(number, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         pass  # it lives and is somebody else's

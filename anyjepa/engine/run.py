@@ -23,6 +23,7 @@ from anyjepa.domains import Domain, Frame, Samples, domains
 from anyjepa.engine.checkpoint import load_strictly, newest_checkpoint, restore
 from anyjepa.engine.files import read_lines, write_whole
 from anyjepa.engine.folder import read_config
+from anyjepa.engine.patience import PATIENCE, time_limit
 from anyjepa.recipes import Recipe, recipe
 
 
@@ -127,7 +128,8 @@ class Run:
             raw, kept = [], []
             for index in indices[start : start + batch_size]:
                 try:
-                    raw.append(opened.read(int(index)))
+                    with time_limit(PATIENCE, opened, int(index)):
+                        raw.append(opened.read(int(index)))
                     kept.append(index)
                 except BadSample as problem:
                     self.problems.append(problem)

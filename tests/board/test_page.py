@@ -1,5 +1,7 @@
 """Clicking through the page in a real browser, while a run is being written."""
 
+import os
+import socket
 import threading
 import time
 
@@ -60,6 +62,7 @@ def test_from_the_table_to_curves_that_grow_and_to_a_report(several, board, brow
     write_run(several / EVIL.replace("/", ""), [row(20, warning=EVIL)], recipe=EVIL)
     write_run(several / "real", [row(20)], fields={"width": 24})
     write_run(several / "growing", [row(20), row(40)], status="training")
+    (several / "growing" / ".holder").write_text(f"{os.getpid()} on {socket.gethostname()}")
     browser.go(board(several, reporter))
     assert browser.run("document.querySelectorAll('#runs tbody tr').length") == 6
 

@@ -11,8 +11,8 @@ import pytest
 from small import struck
 
 from anyjepa.core.errors import UserError
-from anyjepa.engine import folder
 from anyjepa.engine.folder import read_config, state
+from anyjepa.engine.lock import sole_owner
 from anyjepa.engine.run import write_config
 
 TRAINING = {"status": "training"}
@@ -20,14 +20,12 @@ TRAINING = {"status": "training"}
 
 @pytest.fixture
 def run(tmp_path):
-    """A folder that was made an hour ago, by a process and machine of one's choice."""
+    """A folder that a process of some machine has held since some time ago."""
 
-    def made(process, machine=None, began=None, ago=3000.0):
-        machine = machine or socket.gethostname()
-        began = int(began or time.time() - ago)
-        for name in ("config.yaml", f"events.out.tfevents.{began}.{machine}.{process}.0"):
-            (tmp_path / name).touch()
-            os.utime(tmp_path / name, (began, began))
+    def made(process, machine=None, ago=3000.0):
+        holder = tmp_path / ".holder"
+        holder.write_text(f"{process} on {machine or socket.gethostname()}")
+        os.utime(holder, (time.time() - ago,) * 2)
         return tmp_path
 
     return made
@@ -55,21 +53,24 @@ def test_what_the_settings_say_is_so(run, said):
 
 
 def test_the_process_decides_on_this_machine(run):
-    assert state(run(os.getpid(), began=time.time()), TRAINING) == "training"
+    assert state(run(os.getpid(), ago=0), TRAINING) == "training"
 
 
 def test_a_process_that_is_gone_has_died(run):
-    assert state(run(ended()), TRAINING) == "died"
+    assert state(run(ended(), ago=0), TRAINING) == "died"
 
 
 def test_a_later_process_with_the_same_number_is_another(run):
-    assert state(run(os.getpid(), began=began(os.getpid()) - 100), TRAINING) == "died"
+    assert state(run(os.getpid(), ago=time.time() - began(os.getpid()) + 100), TRAINING) == "died"
 
 
-def test_a_process_that_lives_on_but_is_silent_for_hours_does_something_else(run, monkeypatch):
-    monkeypatch.setattr(folder, "_process", lambda number, seen: True)
-    assert state(run(os.getpid(), ago=3000), TRAINING) == "training"
-    assert state(run(os.getpid(), ago=9000), TRAINING) == "died"
+def test_a_training_that_nobody_holds_has_died(tmp_path):
+    assert state(tmp_path, TRAINING) == "died"
+
+
+@pytest.mark.parametrize("process", ["9" * 30, "", "x", "-1"])
+def test_a_holder_of_another_shape_is_no_process(run, process):
+    assert state(run(process), TRAINING) == "died"
 
 
 def test_on_another_machine_silence_decides(run):
@@ -79,16 +80,9 @@ def test_on_another_machine_silence_decides(run):
     assert state(path, TRAINING) == "training"
 
 
-def test_a_run_that_was_just_resumed_is_starting(run):
-    path = run(ended())
-    os.utime(path / "config.yaml")
-    assert state(path, TRAINING) == "training"
-
-
-def test_a_run_without_a_sign_of_its_process(tmp_path):
-    (tmp_path / "config.yaml").touch()
-    assert state(tmp_path, TRAINING) == "training"
-    os.utime(tmp_path / "config.yaml", (time.time() - 100,) * 2)
+def test_it_reads_what_the_owner_of_a_run_writes(tmp_path):
+    with sole_owner(tmp_path):
+        assert state(tmp_path, TRAINING) == "training"
     assert state(tmp_path, TRAINING) == "died"
 
 
