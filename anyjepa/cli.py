@@ -244,6 +244,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "push": (_of("cli_takeaway", "push"), "put the encoder and its card on the Hugging Face hub"),
     "import": (_of("cli_takeaway", "import"), "make a run of a published checkpoint"),
     "report": (command_report, "one page to look at"),
+    "board": (_of("cli_board", "board"), "a local page over all runs of a folder, live"),
 }
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from anyjepa.core.health import Gram, Shape, collapse, rankme
+from anyjepa.engine.folder import RECOVERED
 
-RECOVERED = "no longer collapsed"
 ROWS_PER_DIMENSION = 12  # RankMe of fewer rows reads more than 1 % low (RankMe note, known answer 5)
 
 
