@@ -14,8 +14,8 @@ def command_look(words: Sequence[str]) -> int:
     """What is in there, what cannot work, and the training to begin with."""
     parser = command_parser(
         "look",
-        "Say what is in a source: kind of data, counts, shapes, labels, what is damaged; and propose a training "
-        "with its time and memory, which are measured by a few real steps.",
+        "Say what is in a source: kind of data, counts, shapes, labels, what is damaged; and propose a "
+        "training with its time and memory, which are measured by a few real steps.",
         "anyjepa look photos/ --out photos.html",
     )
     parser.add_argument("source", help="a folder, a file, hf:NAME[:SPLIT], wds:PATTERN, or a shipped name")

@@ -122,8 +122,8 @@ class Points(Domain):
         found = super().doubts(samples, {"std": facts["channel_std"]})
         if facts["least_points"] < FEW_POINTS:
             found.append(
-                f"the smallest cloud has {facts['least_points']} points, fewer than {FEW_POINTS}: its patches "
-                "overlap almost wholly, and there is little to predict."
+                f"the smallest cloud has {facts['least_points']} points, fewer than {FEW_POINTS}: its "
+                "patches overlap almost wholly, and there is little to predict."
             )
         if facts["radius"] == 0:
             found.append("all points of a cloud lie in one place: there is no shape to learn.")

@@ -35,6 +35,8 @@ class Budget:
 
     Args:
         seconds_per_step: median over the steps timed.
+        processor_seconds_per_step: that the training process itself computed, in all its threads; where this
+            is much less, it waited for its loader or for other work on the machine.
         memory_bytes: largest resident memory of the training process, Python and torch included; the
             processes that load samples share most of it and are not counted.
         device_memory_bytes: largest memory that was taken on an accelerator; None on the CPU.
@@ -43,6 +45,7 @@ class Budget:
     """
 
     seconds_per_step: float
+    processor_seconds_per_step: float
     memory_bytes: int
     device_memory_bytes: int | None
     steps: int
@@ -107,12 +110,12 @@ def _train(asked: Mapping[str, Any]) -> Budget:
     from anyjepa.engine.train import Settings, train
 
     rows: list[float] = []
-    begun: list[float] = []
+    clocks: list[tuple[float, float]] = []
 
     def observe(row: dict[str, Any]) -> str | None:
-        begun.append(time.monotonic())
+        clocks.append((time.monotonic(), time.process_time()))
         rows.append(row["seconds_per_step"])
-        timed = begun[-1] - begun[0]
+        timed = clocks[-1][0] - clocks[0][0]
         enough = len(rows) >= ROWS and timed >= asked["seconds"]
         return "timed" if enough or timed >= LONGEST else None
 
@@ -128,7 +131,9 @@ def _train(asked: Mapping[str, Any]) -> Budget:
     device = choose_device(asked["device"])
     taken = int(torch.cuda.max_memory_allocated()) if device.type == "cuda" else None
     timed = rows[1:] or rows
-    return Budget(median(timed), peak_memory(), taken, len(timed) * BETWEEN, device.type)
+    steps = len(timed) * BETWEEN
+    computed = (clocks[-1][1] - clocks[0][1]) / max(1, steps) if len(rows) > 1 else timed[0]
+    return Budget(median(timed), computed, peak_memory(), taken, steps, device.type)
 
 
 def _tuple(value: Any) -> Any:

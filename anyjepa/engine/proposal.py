@@ -46,7 +46,7 @@ class Proposal:
         return max(1, len(self.samples) // self.kind.batch_size)
 
     def steps(self, seconds_per_step: float | None, minutes: float = MINUTES) -> int:
-        """Length of the training: the preset's epochs, no fewer than 300 updates, no longer than `minutes`."""
+        """Length of the training: the preset's epochs, 300 updates at least, no longer than `minutes`."""
         wanted = max(FEWEST_STEPS, round(self.kind.epochs * self.steps_per_epoch))
         if seconds_per_step and wanted * seconds_per_step > 60 * minutes:
             wanted = int(60 * minutes / seconds_per_step)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -36,6 +36,7 @@ from anyjepa.engine.run import (
     write_config,
 )
 from anyjepa.engine.signals import stop_signals
+from anyjepa.engine.tracking import tracker
 from anyjepa.engine.watch import RECOVERED, Watch
 from anyjepa.recipes import Recipe, recipe
 
@@ -56,6 +57,7 @@ class Settings:
     checkpoint_every: int | None = None  # steps between checkpoints; every minute where not given
     keep_checkpoints: int = 2  # newest ones that are kept; 0 keeps all, for anyjepa compare --checkpoints
     max_bad_fraction: float = 0.01  # share of damaged samples at which training stops
+    log: Literal["none", "wandb", "mlflow"] = "none"  # besides the run's folder: W&B or MLflow
     quiet: bool = False  # show no progress
 
 
@@ -207,7 +209,8 @@ class _Training:
         self.named = {row["sample"] for row in read_lines(path / "skipped.jsonl")}
         before = checkpoint.facts.get("before") if checkpoint else None
         self.watch = Watch(Shape(*before) if before else None)
-        self.journal = Journal(path, self.steps, self.start, settings.quiet)
+        told = tracker(settings.log, path, config, settings.quiet)
+        self.journal = Journal(path, self.steps, self.start, settings.quiet, told)
         logged = read_lines(path / "metrics.jsonl")
         self.last: dict[str, Any] = logged[-1] if logged else {}
         self._introduce(complaints)

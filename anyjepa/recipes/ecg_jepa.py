@@ -20,9 +20,9 @@ from anyjepa.core.targets import EmaTeacher, SameEncoder
 from anyjepa.core.tokens import Tokens
 from anyjepa.core.tracing import traced
 from anyjepa.core.transformer import Encoder, Predictor, initialise
+from anyjepa.domains import Samples
 from anyjepa.domains.ecg_crops import random_crops, side_by_side
 from anyjepa.domains.ecg_patches import EcgPatches
-from anyjepa.domains import Samples
 from anyjepa.recipes import Recipe, flag
 
 AT_ONCE = 1024  # windows that go through the encoder together when a record is embedded

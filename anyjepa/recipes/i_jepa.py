@@ -15,9 +15,9 @@ from anyjepa.core.objectives import OBJECTIVES
 from anyjepa.core.positions import Learned, SinCos
 from anyjepa.core.targets import EmaTeacher, SameEncoder
 from anyjepa.core.transformer import Encoder, Predictor, initialise
+from anyjepa.domains import Samples
 from anyjepa.domains.image_crops import random_resized_crop, resize
 from anyjepa.domains.image_patches import ImagePatches
-from anyjepa.domains import Samples
 from anyjepa.recipes import Recipe
 
 SMALL_GREY = 40  # pixels a side of drawn digits and such

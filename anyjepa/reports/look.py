@@ -20,11 +20,12 @@ from anyjepa.engine.proposal import MINUTES, Proposal, propose, recipes_for
 from anyjepa.engine.run import Run, build_method, choose_device, recipe_fields
 from anyjepa.engine.survey import Candidate, Found, also, identify
 from anyjepa.reports import sections
-from anyjepa.reports.look_words import describe_labels, doubts, duration, size, unknown
+from anyjepa.reports.look_words import busy_words, describe_labels, doubts, duration, size, unknown
 from anyjepa.reports.masked import drawn
 from anyjepa.reports.page import Masks, SampleViews
 
 DRAWN = 4  # samples that masks are drawn over
+BUSY = 1.6  # a step takes so many times what was computed in it: other work has the processors
 NAMED = 100  # damaged samples that are given by name
 
 
@@ -86,8 +87,7 @@ def look(
     }
     result["cannot"] = doubts(best.domain, proposal, checked) + result["cannot"]
     result |= _priced(best, proposal, minutes, device)
-    if "trial" in result:
-        result["cannot"].append(result.pop("trial"))
+    result["cannot"] += [result.pop(name) for name in ("trial", "busy") if name in result]
     if out is not None:
         result["page"] = str(_write(Path(out), best.domain, proposal, result, seed))
     return result
@@ -160,12 +160,17 @@ def _priced(best: Candidate, proposal: Proposal, minutes: float, device: str) ->
     except UserError as mistake:
         return {"trial": f"training does not begin: {mistake}"}
     steps = proposal.steps(budget.seconds_per_step, minutes)
+    resident = getattr(proposal.samples, "array", None) is not None
+    waited = budget.seconds_per_step / max(budget.processor_seconds_per_step, 1e-9)
+    busy = resident and budget.device == "cpu" and waited > BUSY
     return {
+        **({"busy": busy_words(waited, proposal.steps_per_epoch, budget)} if busy else {}),
         "steps": steps,
         "epochs": round(steps / proposal.steps_per_epoch, 2),
         "seconds_per_step": budget.seconds_per_step,
         "seconds_per_epoch": budget.seconds_per_step * proposal.steps_per_epoch,
         "seconds": budget.seconds_per_step * steps,
+        "processor_seconds_per_epoch": budget.processor_seconds_per_step * proposal.steps_per_epoch,
         **_memory(budget),
         "preset_epochs": proposal.kind.epochs,
         "command": proposal.command(best.source, steps),
@@ -190,7 +195,10 @@ def rows(result: dict[str, Any]) -> list[tuple[str, str]]:
     said += list(result.get("measured", {}).items())
     said += [("labels", result["labels"] or "none found")]
     if result["groups"] is not None:
-        said.append(("groups", f"{result['groups']:,} (patients, recordings): kept on one side of a split"))
+        each = " (each sample is one)" if result["groups"] == result["samples"] else ""
+        said.append(
+            ("groups", f"{result['groups']:,}{each}: patients or recordings, kept on one side of a split")
+        )
     share = result["checked"] / max(1, result["total"])
     part = "all" if share == 1 else f"{100 * share:.2g} %, the first, the last and others by chance"
     said.append(("checked", f"{result['checked']:,} of {result['total']:,} samples ({part})"))

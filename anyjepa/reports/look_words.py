@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from anyjepa.domains import Domain, Samples, domains
+from anyjepa.engine.budget import Budget
 from anyjepa.engine.checking import Checked
 from anyjepa.engine.proposal import Proposal
 from anyjepa.engine.survey import Found
@@ -94,6 +95,15 @@ def _lost(checked: Checked) -> list[str]:
         f"{share:.1%} of the samples checked are damaged, above the 1 % at which training stops: the command "
         "below raises --max-bad-fraction; mend or remove them if you can."
     ]
+
+
+def busy_words(waited: float, steps: int, budget: Budget) -> str:
+    """That other work slowed the steps that were timed `waited` times, and what an epoch takes without it."""
+    alone = duration(budget.processor_seconds_per_step * steps)
+    return (
+        f"other work keeps this machine busy: steps took {waited:.1f} times as long as was computed in them; "
+        f"alone, an epoch would take about {alone}."
+    )
 
 
 def unknown(found: Found) -> list[str]:
