@@ -5,10 +5,10 @@
 For every folder below --data that some kind of data reads, and every recipe's example data: `look` proposes
 a training and estimates it; then the proposed command runs twice, for few and for more steps, and the
 difference of the two wall-clock times over the difference of the steps is the true time of a step (starting,
-measuring the data and saving cancel out). Memory is the largest resident memory of the longer run. Where other
-work shares the processors, the wall clock tells more of that than of the training: --clock processor then
-judges by the seconds that the training process computed. The exit code is 0 where every estimate is within a
-factor of two.
+measuring the data and saving cancel out). Memory is the largest resident memory of the longer run. Where
+other work shares the processors, the wall clock tells more of that than of the training: --clock processor
+then judges by the seconds that the training process computed. The exit code is 0 where every estimate is
+within a factor of two.
 """
 
 from __future__ import annotations

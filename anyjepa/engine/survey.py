@@ -61,8 +61,8 @@ class Survey:
     cut: bool = False
 
     def of(self, domain: Domain) -> float:
-        """Share of the data files whose ending is of this kind of data; 1 where there are none to count."""
-        total = self.endings.total()
+        """Share of the data files whose ending is of this kind of data; 1 where there is nothing to go by."""
+        total = self.endings.total() if domain.endings else 0
         return sum(self.endings[ending] for ending in domain.endings) / total if total else 1.0
 
     def unread(self) -> list[tuple[str, int]]:

@@ -1,7 +1,8 @@
 """Weights & Biases and MLflow: the rows of a run's metrics.jsonl, where a person already follows their runs.
 
 Both are optional (extra ``tracking``) and imported only where they are asked for. Where they keep runs is
-theirs to say: ``WANDB_MODE=offline`` and ``WANDB_PROJECT``, ``MLFLOW_TRACKING_URI`` and ``MLFLOW_EXPERIMENT_NAME``.
+theirs to say: ``WANDB_MODE=offline`` and ``WANDB_PROJECT``, ``MLFLOW_TRACKING_URI`` and
+``MLFLOW_EXPERIMENT_NAME``.
 """
 
 from __future__ import annotations

@@ -134,7 +134,7 @@ def _mixed(best: Candidate, others: Sequence[Candidate], found: Found) -> list[s
         for one in others
     ]
     left = [(kind, count) for kind, count in found.survey.unread() if count > 1]
-    known = sum(found.survey.endings[ending] for ending in best.domain.endings)
+    known = found.survey.of(best.domain) * found.survey.endings.total()
     beside = [
         f"{count:,} files of {kind}" for kind, count in left if count * 10 > known and not _own(best, kind)
     ]

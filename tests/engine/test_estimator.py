@@ -110,7 +110,7 @@ def test_what_cannot_be_used_is_a_value_error_that_says_why(tmp_path):
         small.transform([folder])
     with pytest.raises(ValueError, match="does not exist"):
         clone(small).fit(str(tmp_path / "nowhere"))
-    with pytest.raises(ValueError, match="has no recipe|there is no recipe"):
+    with pytest.raises(ValueError, match="there is no recipe"):
         anyjepa.Encoder("i-jepe").fit(pictures(4))
     anyjepa.train(
         "i-jepa", pictures(20), tmp_path / "run", settings=anyjepa.Settings(steps=1, quiet=True), **FIELDS
