@@ -129,7 +129,7 @@ class Encoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         encoder = cls(**json.loads(file.read_text()))
         if device is not None:
             encoder.device = device
-        encoder.run_ = load(folder, encoder.device)
+        encoder.run_ = load(Path(folder), encoder.device)
         encoder.n_features_out_ = encoder._n_features_out = _width(encoder.run_)
         return encoder
 

@@ -113,8 +113,9 @@ def unknown(found: Found) -> list[str]:
         said.append(f"it holds {survey.in_words()}.")
     known = ", ".join(domains())
     if others := survey.unread():
-        kind, count = others[0]
-        said.append(f"{count:,} files are {kind}, a kind of data that is not read yet (read are {known}).")
+        first, *rest = [f"{count:,} files are {kind}" for kind, count in others]
+        more = "".join(f"; {words}" for words in rest)
+        said.append(f"{first}, a kind of data that is not read yet (read are {known}){more}.")
     elif not survey.endings and survey.path is not None:
         said.append(f"there is no data in it that a name gives away (read are {known}).")
     for name, reason in found.refused.items():
