@@ -113,7 +113,9 @@ def unknown(found: Found) -> list[str]:
         said.append(f"it holds {survey.in_words()}.")
     known = ", ".join(domains())
     if others := survey.unread():
-        first, *rest = [f"{count:,} files are {kind}" for kind, count in others]
+        first, *rest = [
+            f"{count:,} {'file is' if count == 1 else 'files are'} {kind}" for kind, count in others
+        ]
         more = "".join(f"; {words}" for words in rest)
         said.append(f"{first}, a kind of data that is not read yet (read are {known}){more}.")
     elif not survey.endings and survey.path is not None:

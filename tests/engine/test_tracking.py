@@ -97,6 +97,7 @@ def test_wandb_offline_keeps_the_rows_of_a_run_that_goes_on(tmp_path):
     assert [row["step"] for row in read_lines(run / "metrics.jsonl")] == [2, 4]
 
 
+@pytest.mark.slow
 def test_wandb_without_a_login_says_what_to_do(tmp_path):
     pytest.importorskip("wandb", reason="needs the extra tracking")
     answer = in_a_process(

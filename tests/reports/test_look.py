@@ -335,3 +335,38 @@ def test_every_shared_set_is_named_for_what_it_is(name, data_folder, priced):
         assert (said["domain"], said["samples"]) == expected
         assert said["problem_count"] == 0
         assert said["command"].startswith("anyjepa train ")
+
+
+def unpacked(source, folder):
+    with tarfile.open(next(source.glob("*.tar"))) as archive:
+        archive.extractall(folder, filter="data")
+
+
+PLANTED = {  # a set, what to do to one of its files, and how that is named
+    "coil20": ("coil20/obj7__3.png", lambda content: content[: len(content) // 2], "obj7__3.png"),
+    "ecg_cinc2021": ("JS20016.mat", lambda content: content[:500], "JS20016"),
+    "kitti_scan_sequence": ("000002.bin", lambda content: content[:1001], "000002.bin"),
+    "tabular_housing": (
+        "housing.csv",
+        lambda content: content + content.splitlines()[-1] + b",9,9\n",
+        "line 20642",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_one_damaged_file_planted_in_a_copy_of_a_shared_set_is_found(name, data_folder, tmp_path, priced):
+    source, copy = data_folder(name), tmp_path / name
+    file, damage, identity = PLANTED[name]
+    if name == "coil20":
+        unpacked(source, copy)
+    else:
+        copy.mkdir()
+        for one in source.iterdir():
+            (copy / one.name).write_bytes(one.read_bytes())
+    (copy / file).write_bytes(damage((copy / file).read_bytes()))
+    said = anyjepa.look(str(copy))
+    assert said["problem_count"] == 1
+    assert said["checked"] == said["total"]
+    assert identity in str(said["problems"][0])
+    assert ("--max-bad-fraction" in said["command"]) == (said["total"] < 200)
