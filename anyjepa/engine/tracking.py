@@ -89,6 +89,8 @@ class MlflowTracker(Tracker):
     """
 
     def __init__(self, run: Path, config: dict[str, Any]) -> None:
+        # the library tells its makers how it is used; who wants that says so in the environment
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         tracking = require("mlflow.tracking", "tracking")
         problems = require("mlflow.exceptions", "tracking").MlflowException
         self.errors = (problems, OSError)

@@ -145,6 +145,7 @@ print(done)
 """
 
 
+@pytest.mark.slow
 def test_scikit_learns_own_checks_of_parameters_pass_for_every_recipe():
     # in a process of its own: scikit-learn keeps state of its warnings and configuration
     answer = subprocess.run(

@@ -83,6 +83,7 @@ def test_a_run_without_the_flag_imports_neither(tmp_path):
     assert answer.returncode == 0, answer.stderr
 
 
+@pytest.mark.slow
 def test_wandb_offline_keeps_the_rows_of_a_run_that_goes_on(tmp_path):
     pytest.importorskip("wandb", reason="needs the extra tracking")
     run = tmp_path / "run"

@@ -291,6 +291,7 @@ def test_peak_memory_is_that_of_the_process_itself():
     assert 190e6 < grown < 260e6
 
 
+@pytest.mark.slow
 def test_a_trial_that_cannot_begin_gives_the_reason(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         rehearse("i-jepa", str(tmp_path / "nowhere"), "tiny", {}, steps=10)
