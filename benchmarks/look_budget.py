@@ -3,11 +3,11 @@
     python benchmarks/look_budget.py --data /work/shared/data [--only mnist ecg200] [--out budget.json]
 
 For every folder below --data that some kind of data reads, and every recipe's example data: `look` proposes
-a training and estimates it; then the proposed command runs twice, for few and for more steps, and the
-difference of the two wall-clock times over the difference of the steps is the true time of a step (starting,
-measuring the data and saving cancel out). Memory is the largest resident memory of the longer run. Where
-other work shares the processors, the wall clock tells more of that than of the training: --clock processor
-then judges by the seconds that the training process computed. The exit code is 0 where every estimate is
+a training and estimates it; then the proposed command runs twice, for few and for more steps. The true time of a
+step is, on the wall clock, the mean of what the longer run logged after its first row; in processor seconds of
+the training process, the difference of the two runs over the difference of their steps. Memory is the largest
+resident memory of the longer run. Where other work shares the processors, the wall clock tells more of that than
+of the training: --clock processor then judges by what was computed. The exit code is 0 where every estimate is
 within a factor of two.
 """
 
@@ -24,6 +24,7 @@ from pathlib import Path
 
 import anyjepa
 from anyjepa.core.errors import UserError
+from anyjepa.engine.files import read_lines
 from anyjepa.recipes import recipes
 
 CLOCK = {"wall": "seconds_per_epoch", "processor": "processor_seconds_per_epoch"}
@@ -36,18 +37,19 @@ RUN = (
 
 
 def trained(command: str, steps: int) -> tuple[float, float, int]:
-    """Wall-clock and processor seconds and peak memory in bytes of a command cut to so many steps."""
+    """Of a command cut to so many steps: wall-clock seconds a step, processor seconds, memory in bytes."""
     words = shlex.split(command)[1:]
     words[words.index("--steps") + 1] = str(steps)
     with tempfile.TemporaryDirectory(prefix="look-budget-") as folder:
         words[words.index("--out") + 1] = str(Path(folder, "run"))
-        begun = time.perf_counter()
         answer = subprocess.run(
             [sys.executable, "-c", RUN, *words, "--quiet", "true"],
             capture_output=True, text=True, check=True,
         )  # fmt: skip
         memory, processor = answer.stdout.splitlines()[-1].split()
-        return time.perf_counter() - begun, float(processor), int(memory)
+        rows = read_lines(Path(folder, "run", "metrics.jsonl"))
+    steps = [row["seconds_per_step"] for row in rows[1:] or rows]
+    return sum(steps) / len(steps), float(processor), int(memory)
 
 
 def compared(source: str) -> dict[str, float | str] | None:
@@ -59,8 +61,8 @@ def compared(source: str) -> dict[str, float | str] | None:
         return None
     few = 5
     more = few + max(20, round(TIMED / said["seconds_per_step"]))
-    short, short_processor, _ = trained(said["command"], few)
-    long, long_processor, memory = trained(said["command"], more)
+    _, short_processor, _ = trained(said["command"], few)
+    step, long_processor, memory = trained(said["command"], more)
     steps_per_epoch = said["seconds_per_epoch"] / said["seconds_per_step"]
     scale = steps_per_epoch / (more - few)
     return {
@@ -70,7 +72,7 @@ def compared(source: str) -> dict[str, float | str] | None:
         "samples": said["samples"],
         "look_seconds": looked,
         "seconds_per_epoch": said["seconds_per_epoch"],
-        "true_seconds_per_epoch": (long - short) * scale,
+        "true_seconds_per_epoch": step * steps_per_epoch,
         "processor_seconds_per_epoch": said["processor_seconds_per_epoch"],
         "true_processor_seconds_per_epoch": (long_processor - short_processor) * scale,
         "memory_megabytes": said["memory_bytes"] / 1e6,
