@@ -25,7 +25,7 @@ from anyjepa.reports.masked import drawn
 from anyjepa.reports.page import Masks, SampleViews
 
 DRAWN = 4  # samples that masks are drawn over
-BUSY = 1.6  # a step takes so many times what was computed in it: other work has the processors
+BUSY = 1.6  # steps take so many times the quickest: other work has the processors
 NAMED = 100  # damaged samples that are given by name
 
 
@@ -152,17 +152,17 @@ def _priced(best: Candidate, proposal: Proposal, minutes: float, device: str) ->
     """Budget and command; ``trial`` says why a few steps could not be trained."""
     allowed = proposal.max_bad_fraction or 0.01
     planned = proposal.steps(None)
+    resident = getattr(proposal.samples, "array", None) is not None
     try:
         budget = rehearse(
             proposal.kind.name, best.source, proposal.preset, proposal.fields, steps=planned,
-            device=device, max_bad_fraction=allowed,
+            device=device, max_bad_fraction=allowed, resident=resident,
         )  # fmt: skip
     except UserError as mistake:
         return {"trial": f"training does not begin: {mistake}"}
     steps = proposal.steps(budget.seconds_per_step, minutes)
-    resident = getattr(proposal.samples, "array", None) is not None
-    waited = budget.seconds_per_step / max(budget.processor_seconds_per_step, 1e-9)
-    busy = resident and budget.device == "cpu" and waited > BUSY
+    waited = budget.median_seconds_per_step / max(budget.seconds_per_step, 1e-9)
+    busy = waited > BUSY
     return {
         **({"busy": busy_words(waited, proposal.steps_per_epoch, budget)} if busy else {}),
         "steps": steps,

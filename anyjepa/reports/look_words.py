@@ -98,11 +98,11 @@ def _lost(checked: Checked) -> list[str]:
 
 
 def busy_words(waited: float, steps: int, budget: Budget) -> str:
-    """That other work slowed the steps that were timed `waited` times, and what an epoch takes without it."""
-    alone = duration(budget.processor_seconds_per_step * steps)
+    """That other work slowed the steps that were timed `waited` times, and what an epoch takes with it."""
+    beside = duration(budget.median_seconds_per_step * steps)
     return (
-        f"other work keeps this machine busy: steps took {waited:.1f} times as long as was computed in them; "
-        f"alone, an epoch would take about {alone}."
+        f"other work keeps this machine busy: most steps took {waited:.1f} times as long as the quickest; if "
+        f"that goes on, an epoch takes about {beside}."
     )
 
 

@@ -20,7 +20,7 @@ from anyjepa.engine.survey import ending, identify, survey
 from anyjepa.recipes import recipe, recipes
 
 PROMISED = {"domain", "samples", "problems", "recipe", "seconds_per_epoch", "memory_bytes"}
-PRICE = Budget(0.01, 0.01, 400_000_000, None, 10, "cpu")
+PRICE = Budget(0.01, 0.01, 0.01, 400_000_000, None, 10, "cpu")
 EXPECTED = {  # of the shared data: kind of data and samples, or what it says of a kind that nothing reads
     "brain_maps": "damaged as such", "cifar10_jpeg": ("image", 12000), "coil20": ("image", 1440),
     "drum_hits": "sound", "ecg200": ("ecg", 100), "ecg_cinc2021": ("ecg", 50), "ecg_mitbih100": ("ecg", 30),
