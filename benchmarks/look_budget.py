@@ -3,12 +3,12 @@
     python benchmarks/look_budget.py --data /work/shared/data [--only mnist ecg200] [--out budget.json]
 
 For every folder below --data that some kind of data reads, and every recipe's example data: `look` proposes
-a training and estimates it; then the proposed command runs twice, for few and for more steps. The true time of
-a step is, on the wall clock, the mean of what the longer run logged after its first row; in processor seconds
-of the training process, the difference of the two runs over the difference of their steps. Memory is the
-largest resident memory of the longer run. Where other work shares the processors, the wall clock tells more of
-that than of the training: --clock processor then judges by what was computed. The exit code is 0 where every
-estimate is within a factor of two.
+a training and estimates it; then the proposed command runs twice, for few and for more steps. The true time
+of a step is, on the wall clock, the mean of what the longer run logged after its first row; in processor
+seconds of the training process, the difference of the two runs over the difference of their steps. Memory is
+the largest resident memory of the longer run. Where other work shares the processors, the wall clock tells
+more of that than of the training: --clock processor then judges by what was computed. The exit code is 0
+where every estimate is within a factor of two.
 """
 
 from __future__ import annotations
