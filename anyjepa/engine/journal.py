@@ -26,18 +26,26 @@ class Journal:
         steps: of the whole training.
         start: steps already done; later rows of metrics.jsonl, written before a crash, are dropped.
         quiet: show nothing.
+        writing: False in a process that leaves writing and speaking to another.
         tracker: is given each row too; when it fails, the run goes on without it.
     """
 
     def __init__(
-        self, run: Path, steps: int, start: int = 0, quiet: bool = False, tracker: Tracker | None = None
+        self,
+        run: Path,
+        steps: int,
+        start: int = 0,
+        quiet: bool = False,
+        writing: bool = True,
+        tracker: Tracker | None = None,
     ) -> None:
-        self.tracker = tracker
-        self.path = run / "metrics.jsonl"
-        kept = [row for row in read_lines(self.path) if row["step"] <= start]
-        with explained(f"write {self.path}"):
-            write_whole(self.path, "".join(json.dumps(row) + "\n" for row in kept).encode())
-            self.board = SummaryWriter(str(run), purge_step=start + 1 if start else None)
+        self.path, self.writing, self.tracker = run / "metrics.jsonl", writing, tracker
+        quiet = quiet or not writing
+        if writing:
+            kept = [row for row in read_lines(self.path) if row["step"] <= start]
+            with explained(f"write {self.path}"):
+                write_whole(self.path, "".join(json.dumps(row) + "\n" for row in kept).encode())
+                self.board = SummaryWriter(str(run), purge_step=start + 1 if start else None)
         self.console = Console(stderr=True, quiet=quiet, soft_wrap=True)
         self.steps, self.last_line = steps, time.monotonic()
         self.bar: Progress | None = None
@@ -55,6 +63,8 @@ class Journal:
 
     def record(self, row: dict[str, Any]) -> None:
         """Log one row; `step` is required, what was not measured is absent."""
+        if not self.writing:
+            return
         append_line(self.path, row)
         # its writer is a thread of its own: what failed there is raised here, some rows later
         with explained(f"write TensorBoard's events beside {self.path}"):
@@ -93,6 +103,8 @@ class Journal:
         """Finish the bar and the event file."""
         if self.bar:
             self.bar.stop()
+        if not self.writing:
+            return
         with explained(f"write TensorBoard's events beside {self.path}"):
             self.board.close()
         if self.tracker is not None:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor, nn
 
+from anyjepa.core.chance import uniform
 from anyjepa.core.errors import UserError
 from anyjepa.core.masking import Masks, RandomPatches
 from anyjepa.core.method import Batch, Context, MaskedJepa
@@ -89,7 +90,7 @@ class Intervals:
         for _ in range(2 * splits + 2):
             if device.type == "cpu" and not left.any():
                 break
-            draw = torch.rand(4, batch, generator=generator, device=device)
+            draw = uniform((4, batch), generator, axis=1)
             start, length, left, pieces = self._cut(start, length, left, pieces, draw)
         place = torch.arange(self.tokens, device=device)
         inside = (place >= start[..., None]) & (place < (start + length)[..., None])
