@@ -28,6 +28,7 @@ from anyjepa.engine.run import build_method, write_config
 from anyjepa.engine.settings import Settings
 from anyjepa.engine.signals import stop_signals
 from anyjepa.engine.team import Team
+from anyjepa.engine.tracking import tracker
 from anyjepa.engine.watch import RECOVERED, Watch
 from anyjepa.engine.workers import batches
 from anyjepa.recipes import Recipe
@@ -84,7 +85,8 @@ class Training:
         self.named = {row["sample"] for row in read_lines(path / "skipped.jsonl")}
         before = checkpoint.facts.get("before") if checkpoint else None
         self.watch = Watch(Shape(*before) if before else None)
-        self.journal = Journal(path, self.steps, self.start, settings.quiet, writing=team.first)
+        told = tracker(settings.log, path, config, settings.quiet) if team.first else None
+        self.journal = Journal(path, self.steps, self.start, settings.quiet, team.first, told)
         logged = read_lines(path / "metrics.jsonl")
         self.last: dict[str, Any] = logged[-1] if logged else {}
         self._introduce(complaints)

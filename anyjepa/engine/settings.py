@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from anyjepa.engine.patience import PATIENCE
 
@@ -23,4 +24,5 @@ class Settings:
     keep_checkpoints: int = 2  # newest ones that are kept; 0 keeps all, for anyjepa compare --checkpoints
     patience: float = PATIENCE  # seconds that reading one sample may take before it counts as damaged
     max_bad_fraction: float = 0.01  # share of damaged samples at which training stops
+    log: Literal["none", "wandb", "mlflow"] = "none"  # besides the run's folder: W&B or MLflow
     quiet: bool = False  # show no progress
