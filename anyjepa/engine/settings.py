@@ -16,6 +16,7 @@ class Settings:
     seed: int | None = None  # of weights, order, crops and masks; 0 where not given
     device: str = "auto"  # auto, cpu, cuda or mps
     devices: int = 1  # processes on this machine, each with a device of its own
+    sharded: bool = False  # cut weights and the optimiser's state over the processes (FSDP2)
     precision: str = "auto"  # auto (bf16 on GPUs, fp32 on CPUs) or one of Lightning Fabric's
     workers: int | None = None  # loader processes; as many as help where not given
     compile: bool = False  # compile encoder and predictor with torch.compile
