@@ -185,7 +185,7 @@ class MultiBlock:
         # lowest first: a random order among the free patches, then those outside the rectangle, then targets
         order = torch.rand((batch, self.patches), generator=generator, device=generator.device)
         order += (~inside).float() + 2 * hidden.float()
-        context = _smallest(order, self.context_width)
+        context = smallest(order, self.context_width)
         relaxed = (self.patches - hidden.sum(1)) < self.context_width
         return Masks(context, targets, relaxed)
 
@@ -194,7 +194,7 @@ class MultiBlock:
         cells = torch.arange(self._largest, device=generator.device)
         order = torch.rand((*blocks.top.shape, self._largest), generator=generator, device=generator.device)
         order.masked_fill_(cells >= area, 2.0)
-        cell = _smallest(order, self.target_width)
+        cell = smallest(order, self.target_width)
         return self._patch(blocks, cell)
 
     def _patch(self, blocks: Blocks, cell: Tensor) -> Tensor:
@@ -278,7 +278,7 @@ def _between(bounds: tuple[float, float], draw: Tensor) -> Tensor:
     return bounds[0] + (bounds[1] - bounds[0]) * draw
 
 
-def _smallest(order: Tensor, count: int) -> Int[Tensor, "*any count"]:
+def smallest(order: Tensor, count: int) -> Int[Tensor, "*any count"]:
     """Indices of the `count` smallest along the last axis, in no order."""
     if order.device.type != "cpu":
         return order.topk(count, largest=False, sorted=False).indices

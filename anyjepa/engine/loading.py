@@ -20,8 +20,16 @@ from anyjepa.recipes import Recipe
 Loaded = tuple[Batch, list[BadSample]]
 
 
-def read_many(samples: Samples, indices: np.ndarray) -> tuple[list[np.ndarray] | np.ndarray, list[BadSample]]:
+def read_many(
+    samples: Samples, indices: np.ndarray, chances: np.ndarray | None = None
+) -> tuple[list[np.ndarray] | np.ndarray, list[BadSample]]:
     """Raw samples; a damaged one is replaced by the next that is whole, and named.
+
+    Args:
+        samples: those with a method ``read_part(index, uniforms)`` give the part that a step trains on, so
+            that no more of a long sample, such as a video, is decoded.
+        indices: of the samples wanted.
+        chances: (n, 16) uniforms of each, as `Recipe.draw` gets them.
 
     Raises:
         UserError: a hundred in a row are damaged.
@@ -30,10 +38,12 @@ def read_many(samples: Samples, indices: np.ndarray) -> tuple[list[np.ndarray] |
     if resident is not None:
         return resident[indices], []
     found, problems = [], []
-    for index in indices:
+    part = None if chances is None else getattr(samples, "read_part", None)
+    for row, index in enumerate(indices):
         for attempt in range(100):
+            place = int((index + attempt) % len(samples))
             try:
-                found.append(samples.read(int((index + attempt) % len(samples))))
+                found.append(samples.read(place) if part is None else part(place, chances[row]))
                 break
             except BadSample as problem:
                 problems.append(problem)
@@ -72,8 +82,9 @@ class Steps(Dataset):
         epoch, position = divmod(step, self.steps_per_epoch)
         order = _order(self.seed, epoch, len(self.samples))
         indices = order[position * self.batch_size : (position + 1) * self.batch_size]
-        raw, problems = read_many(self.samples, indices)
-        return self.recipe.draw(raw, uniforms(self.seed, epoch, indices)), problems
+        chances = uniforms(self.seed, epoch, indices)
+        raw, problems = read_many(self.samples, indices, chances)
+        return self.recipe.draw(raw, chances), problems
 
 
 @functools.lru_cache(maxsize=2)
