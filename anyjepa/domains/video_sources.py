@@ -33,7 +33,7 @@ from anyjepa.domains.video_samples import (
     Videos,
     VideoSamples,
 )
-from anyjepa.domains.video_simulation import CLASSES, moving_shapes
+from anyjepa.domains.video_simulation import CLASSES, drifting_patterns
 
 __all__ = ["open_videos"]
 
@@ -72,9 +72,16 @@ def open_videos(
     source = os.fspath(source)
     if source == "synthetic-video":
         rate = asked.rate or SIMULATED_RATE
-        clips, given = moving_shapes(split, asked.frames, rate)
+        clips, given = drifting_patterns(split, asked.frames, rate)
         return _from_array(
-            source, clips, "clips of shapes moving over photographs", given, list(CLASSES), asked, labels, rate
+            source,
+            clips,
+            "clips of drifting patterns",
+            given,
+            list(CLASSES),
+            asked,
+            labels,
+            rate,
         )
     still = source.startswith("images:")
     if not source or (

@@ -14,7 +14,7 @@ from anyjepa.engine.portable import describe
 from anyjepa.engine.run import Run
 
 MARK = "library_name: anyjepa"  # by which a card of ours is told from a page of yours
-TASKS = {"image": "image-feature-extraction"}
+TASKS = {"image": "image-feature-extraction", "video": "video-classification"}
 HEALTH = (
     "rankme",
     "rankme_centred",

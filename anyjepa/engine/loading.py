@@ -38,12 +38,14 @@ def read_many(
     if resident is not None:
         return resident[indices], []
     found, problems = [], []
-    part = None if chances is None else getattr(samples, "read_part", None)
+    part = getattr(samples, "read_part", None)
     for row, index in enumerate(indices):
         for attempt in range(100):
             place = int((index + attempt) % len(samples))
             try:
-                found.append(samples.read(place) if part is None else part(place, chances[row]))
+                found.append(
+                    samples.read(place) if part is None or chances is None else part(place, chances[row])
+                )
                 break
             except BadSample as problem:
                 problems.append(problem)
