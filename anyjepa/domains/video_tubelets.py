@@ -77,8 +77,10 @@ class Tubelets(nn.Module):
     def _places(self, shape: torch.Size) -> Tensor:
         """Coordinates (1, tokens, 3) of the tubelets of clips of so many frames, height and width."""
         sides = (self.tubelet, self.patch, self.patch)
-        own = grid(*(size // side for size, side in zip(shape, sides, strict=True)), device=self.mean.device)
-        if self.shape is None or tuple(shape) == tuple(self.shape):
+        # TorchScript's tracing makes tensors of sizes, which are none of the batch's here
+        counts = (int(size) // side for size, side in zip(shape, sides, strict=True))
+        own = grid(*counts, device=self.mean.device)
+        if self.shape is None or tuple(map(int, shape)) == tuple(self.shape):
             return own
-        ratio = own.new_tensor([full / size for full, size in zip(self.shape, shape, strict=True)])
+        ratio = own.new_tensor([full / int(size) for full, size in zip(self.shape, shape, strict=True)])
         return (own + 0.5) * ratio - 0.5

@@ -71,7 +71,8 @@ def released(width, depth, tubelet, patch, shape, uniform=True, rotary=False, to
         return found
 
     encoder = blocks("blocks", width, depth) | {
-        "patch_embed.proj.weight": draw(width, 3, tubelet, patch, patch), "patch_embed.proj.bias": draw(width),
+        "patch_embed.proj.weight": draw(width, 3, tubelet, patch, patch),
+        "patch_embed.proj.bias": draw(width),
         "norm.weight": draw(width), "norm.bias": draw(width),
     }  # fmt: skip
     if not rotary:
