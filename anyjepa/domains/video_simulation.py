@@ -14,7 +14,7 @@ DIRECTIONS = {"right": (0, 1), "down": (1, 0), "left": (0, -1), "up": (-1, 0)}
 CLASSES = [f"{speed} {direction}" for speed in SPEEDS for direction in DIRECTIONS]
 CLIPS = {"train": 768, "test": 256}
 BLUR = 2.0  # standard deviation of the patterns' smoothing, in pixels
-FLICKER = 1.0  # of what is new in every frame, in standard deviations of what drifts
+FLICKER = 1.2  # of what is new in every frame, in standard deviations of what drifts
 
 
 def drifting_patterns(split: str | None, frames: int, rate: float) -> tuple[np.ndarray, np.ndarray]:
@@ -23,8 +23,8 @@ def drifting_patterns(split: str | None, frames: int, rate: float) -> tuple[np.n
     The stimulus of motion psychophysics: smoothed noise, a new one for each clip, drifts as the label says at
     8 or 24 pixels a second, 10 % more or less, and comes in again on the other side. Over it lies another
     such pattern that is new in every frame, so that no two frames alone tell much of the motion. A single
-    frame, or the average of all, tells nothing of the label. 768 clips of ``train`` (also None), 256 of ``test``.
-    Raises NoSplit for another split.
+    frame, or the average of all, tells nothing of the label. 768 clips of ``train`` (also None), 256 of
+    ``test``. Raises NoSplit for another split.
     """
     words = [word.lower() for word in split_order(split)]
     name = next((word for word in words if word in CLIPS), None)

@@ -52,7 +52,7 @@ def contact_sheet(pictures: np.ndarray) -> np.ndarray:
 
 
 def film_strip(clip: np.ndarray, rate: float, colours: np.ndarray | None, tubelet: int = 2) -> str:
-    """HTML: up to eight frames of a clip side by side, the time of each below it, tubelets shaded."""
+    """SVG: up to eight frames of a clip side by side, the time of each below it, tubelets shaded."""
     pictures = painted(clip, colours, tubelet, SHADE)
     count = min(STRIP, len(pictures))
     chosen = np.linspace(0, len(pictures) - 1, count).round().astype(int)
@@ -61,16 +61,18 @@ def film_strip(clip: np.ndarray, rate: float, colours: np.ndarray | None, tubele
     strip = np.full((height, count * (width + GAP) - GAP, 3), 24, np.uint8)
     for place, frame in enumerate(frames):
         strip[:, place * (width + GAP) : place * (width + GAP) + width] = frame
+    edge, text = round(0.06 * height), round(0.13 * height)
     marks = "".join(
-        f'<span style="flex:1;text-align:center">{number / rate:.2f} s</span>' if rate else
-        f'<span style="flex:1;text-align:center">{number + 1}</span>'
-        for number in chosen.tolist()
-    )  # fmt: skip
+        f'<text x="{edge + place * (width + GAP) + width / 2:.0f}" y="{height + edge + 1.15 * text:.0f}" '
+        f'text-anchor="middle" style="fill:#ddd;font-size:{text}px">{f"{number / rate:.2f} s" if rate else number + 1}</text>'
+        for place, number in enumerate(chosen.tolist())
+    )
+    across, down = strip.shape[1] + 2 * edge, height + 2 * edge + round(1.3 * text)
     return (
-        f'<div style="max-width:{strip.shape[1]}px;background:#181818;padding:7px 7px 3px;border-radius:4px">'
-        f'<img src="{_data_uri(strip)}" alt="{count} frames of a clip, the first on the left" '
-        'style="width:100%;display:block;image-rendering:pixelated">'
-        f'<div style="display:flex;font-size:11px;color:#ddd">{marks}</div></div>'
+        f'<svg class="wide" viewBox="0 0 {across} {down}" role="img" '
+        f'aria-label="{count} frames of a clip, the first on the left"><rect width="{across}" height="{down}" rx="{edge}" fill="#181818"/>'
+        f'<image x="{edge}" y="{edge}" width="{strip.shape[1]}" height="{height}" href="{_data_uri(strip)}" '
+        f'style="image-rendering:pixelated"/>{marks}</svg>'
     )
 
 

@@ -283,7 +283,7 @@ def test_a_film_strip_shades_tubelets():
     assert set(red[1]) == set(range(8))
     assert set(red[2]) == set(range(8, 16))
     strip = film_strip(clip, 4.0, colours)
-    assert strip.count("<span") == 4
+    assert strip.count("<text") == 4
     assert "0.75 s" in strip
     assert "<script" not in strip
     assert strip.count("http") == 0
