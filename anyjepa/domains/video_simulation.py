@@ -14,7 +14,7 @@ DIRECTIONS = {"right": (0, 1), "down": (1, 0), "left": (0, -1), "up": (-1, 0)}
 CLASSES = [f"{speed} {direction}" for speed in SPEEDS for direction in DIRECTIONS]
 CLIPS = {"train": 768, "test": 256}
 BLUR = 2.0  # standard deviation of the patterns' smoothing, in pixels
-FLICKER = 1.2  # of what is new in every frame, in standard deviations of what drifts
+FLICKER = 1.0  # of what is new in every frame, in standard deviations of what drifts
 
 
 def drifting_patterns(split: str | None, frames: int, rate: float) -> tuple[np.ndarray, np.ndarray]:

@@ -62,17 +62,19 @@ def film_strip(clip: np.ndarray, rate: float, colours: np.ndarray | None, tubele
     for place, frame in enumerate(frames):
         strip[:, place * (width + GAP) : place * (width + GAP) + width] = frame
     edge, text = round(0.06 * height), round(0.13 * height)
-    marks = "".join(
-        f'<text x="{edge + place * (width + GAP) + width / 2:.0f}" y="{height + edge + 1.15 * text:.0f}" '
-        f'text-anchor="middle" style="fill:#ddd;font-size:{text}px">{f"{number / rate:.2f} s" if rate else number + 1}</text>'
-        for place, number in enumerate(chosen.tolist())
-    )
+    style = f'text-anchor="middle" style="fill:#ddd;font-size:{text}px"'
+    low, marks = height + edge + 1.15 * text, []
+    for place, number in enumerate(chosen.tolist()):
+        middle = edge + place * (width + GAP) + width / 2
+        said = f"{number / rate:.2f} s" if rate else str(number + 1)
+        marks.append(f'<text x="{middle:.0f}" y="{low:.0f}" {style}>{said}</text>')
     across, down = strip.shape[1] + 2 * edge, height + 2 * edge + round(1.3 * text)
     return (
         f'<svg class="wide" viewBox="0 0 {across} {down}" role="img" '
-        f'aria-label="{count} frames of a clip, the first on the left"><rect width="{across}" height="{down}" rx="{edge}" fill="#181818"/>'
+        f'aria-label="{count} frames of a clip, the first on the left">'
+        f'<rect width="{across}" height="{down}" rx="{edge}" fill="#181818"/>'
         f'<image x="{edge}" y="{edge}" width="{strip.shape[1]}" height="{height}" href="{_data_uri(strip)}" '
-        f'style="image-rendering:pixelated"/>{marks}</svg>'
+        f'style="image-rendering:pixelated"/>{"".join(marks)}</svg>'
     )
 
 
