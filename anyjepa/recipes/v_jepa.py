@@ -76,10 +76,10 @@ class VJepa(Recipe):
         },
         "tiny": {
             "frames": 8, "fps": 8.0, "image_size": (32, 32), "patch_size": 8,
-            "width": 96, "depth": 4, "heads": 4,
-            "predictor_width": 48, "predictor_depth": 2, "predictor_heads": 4, "initial_std": 0.0,
-            "positions": "rotary", "crop_area": (0.6, 1.0), "flip": 0.0,
-            "epochs": 60.0, "warmup_epochs": 6.0, "batch_size": 64, "momentum": (0.99, 1.0),
+            "width": 64, "depth": 4, "heads": 4,
+            "predictor_width": 64, "predictor_depth": 3, "predictor_heads": 4, "initial_std": 0.0,
+            "positions": "rotary", "crop_area": (0.8, 1.0), "flip": 0.0,
+            "epochs": 34.0, "warmup_epochs": 3.4, "batch_size": 64, "momentum": (0.996, 1.0),
             "start_learning_rate": 1e-4, "learning_rate": 1.5e-3, "final_weight_decay": 0.04,
         },
     }  # fmt: skip
