@@ -61,7 +61,9 @@ class TubeBlocks:
         self.slices = max(1, int(shape[0] * temporal_scale + 1e-6))
         self.inverted, self.everything, self.published = inverted, everything, published
         self.context_slices = context_slices or shape[0]
-        hidden = self.predicted(2048, torch.Generator().manual_seed(0))
+        # as many as tell a quantile, fewer of long clips, whose tables are large
+        looked = max(256, min(2048, 2**23 // self.tokens))
+        hidden = self.predicted(looked, torch.Generator().manual_seed(0))
         seen = self._visible(hidden).sum(1).double()
         self.context_width = int(seen[seen > 0].quantile(QUANTILE)) if (seen > 0).any() else 0
         if not self.context_width or not hidden.any():
