@@ -49,6 +49,9 @@ class VJepa(Recipe):
     for its weights and for transformers). The gradient is clipped over encoder and predictor together, and
     from the first step.
 
+    ``tiny`` is for trying things on a CPU. Its 400 steps on ``synthetic-video`` are too few for motion to
+    show: probes read it no better than from an untrained encoder (docs/experiments.md).
+
     Videos are sampled by time, ``--fps`` frames a second whatever their own rate, and decoded only from the
     key frame before a clip. A video longer than ``--video-seconds`` counts as several samples of one group.
     One that is shorter than a clip ends on its last frame; one shorter than half a clip is named and left
