@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -71,15 +72,23 @@ def show_result(
     options: argparse.Namespace, result: dict[str, Any], show: Callable[[dict[str, Any]], None]
 ) -> int:
     """Print a result as JSON, or as `show` does; the command's exit code."""
+    stopped = result.get("stopped_by")
+    if not _first_process():
+        return STOPPED + stopped if stopped else 0
     if options.json:
         print(json.dumps(result))
     else:
         show(result)
-    stopped = result.get("stopped_by")
     if stopped:
         how = "the same command" if "trials" in result else "--resume"
         print(f"stopped at step {result['steps']}; go on with {how}.", file=sys.stderr)
     return STOPPED + stopped if stopped else 0
+
+
+def _first_process() -> bool:
+    """Whether this is the first of several processes that torchrun, SLURM or Fabric started."""
+    ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
+    return next((rank for rank in ranks if rank), "0") == "0"
 
 
 def command_recipes(words: Sequence[str]) -> int:
@@ -118,10 +127,11 @@ def command_recipes(words: Sequence[str]) -> int:
     return show_result(options, {"recipes": rows}, show)
 
 
-def _train_parser(name: str, about: str) -> Parser:
-    parser = command_parser(
-        f"train {name}", about, f"anyjepa train {name} --data digits --out runs/digits --steps 100"
+def _train_parser(name: str, about: str, data: str) -> Parser:
+    example = (
+        f"anyjepa train {'i-jepa' if name == 'RECIPE' else name} --data {data} --out runs/{data} --steps 100"
     )
+    parser = command_parser(f"train {name}", about, example)
     parser.usage = (
         f"anyjepa train {name} [--data SRC] [--out DIR] [--preset P] [--resume] [--FIELD VALUE ...]"
     )
@@ -158,8 +168,7 @@ def command_train(words: Sequence[str]) -> int:
     about = "Pre-train an encoder on unlabelled data."
     if not words or words[0].startswith("-"):
         about += " `anyjepa train RECIPE --help` lists a recipe's own fields, `anyjepa recipes` the recipes."
-        parser = _train_parser("RECIPE", about)
-        parser.epilog = (parser.epilog or "").replace("RECIPE", "i-jepa")
+        parser = _train_parser("RECIPE", about, "digits")
         parser.parse_all(words)
         raise UserError("name the recipe first: anyjepa train RECIPE ...; `anyjepa recipes` lists them.")
 
@@ -167,8 +176,7 @@ def command_train(words: Sequence[str]) -> int:
     from anyjepa.recipes import recipe
 
     name, kind = words[0], recipe(words[0])
-    parser = _train_parser(name, about)
-
+    parser = _train_parser(name, about, kind.example_data)
     add_fields(parser, "how to train", Settings)
     add_fields(parser, f"fields of {name} (in brackets the paper's values)", kind)
     options = vars(parser.parse_all(words[1:]))
@@ -225,6 +233,7 @@ def _of(module: str, name: str) -> Callable[[Sequence[str]], int]:
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "demo": (command_demo, "the main job, end to end, in about two minutes"),
+    "look": (_of("cli_look", "look"), "what is in there, what is damaged, what to train and what it costs"),
     "recipes": (command_recipes, "list the recipes, or say all about one"),
     "train": (command_train, "pre-train an encoder on unlabelled data"),
     "inspect": (_of("cli_choosing", "inspect"), "is it healthy? (no labels)"),
@@ -236,6 +245,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "push": (_of("cli_takeaway", "push"), "put the encoder and its card on the Hugging Face hub"),
     "import": (_of("cli_takeaway", "import"), "make a run of a published checkpoint"),
     "report": (command_report, "one page to look at"),
+    "board": (_of("cli_board", "board"), "a local page over all runs of a folder, live"),
 }
 
 

@@ -29,12 +29,13 @@ from anyjepa.core.method import Context, MaskedJepa
 from anyjepa.domains import domains
 from anyjepa.engine.checkpoint import save_checkpoint
 from anyjepa.engine.journal import Journal
-from anyjepa.engine.loading import Steps, batches
+from anyjepa.engine.loading import Steps
 from anyjepa.engine.optimiser import apply, build_optimiser, schedule
 from anyjepa.engine.randomness import step_generator
 from anyjepa.engine.run import build_method
 from anyjepa.engine.train import Settings
 from anyjepa.engine.watch import Watch
+from anyjepa.engine.workers import batches
 from anyjepa.recipes.i_jepa import IJepa
 
 CHECKPOINT_SECONDS = 60.0  # between two, the engine's default

@@ -1,6 +1,7 @@
 """A mistake is one sentence with exit code 2, a damaged sample is counted and named, and nothing is lost."""
 
 import errno
+import json
 import os
 import shutil
 import subprocess
@@ -12,8 +13,11 @@ from small import picture_folder, pictures, same_to_the_bit, train_small, words
 
 from anyjepa.cli import main
 from anyjepa.core.errors import UserError
-from anyjepa.engine.checkpoint import checkpoints, newest_checkpoint
+from anyjepa.engine.checkpoint import checkpoints, newest_checkpoint, read_checkpoint
 from anyjepa.engine.files import read_lines
+from anyjepa.engine.guard import Guard
+from anyjepa.engine.lock import sole_owner
+from anyjepa.engine.optimiser import build_optimiser
 from anyjepa.engine.run import load
 
 
@@ -155,12 +159,65 @@ def test_a_loss_that_is_no_number_stops_and_spoils_no_checkpoint(tmp_path, monke
 
     with monkeypatch.context() as patched:
         patched.setattr(MaskedJepa, "losses", spoiled)
-        with pytest.raises(UserError, match="no longer a number at step 6; the last checkpoint is intact"):
+        with pytest.raises(
+            UserError, match="no numbers 3 times in a row, by step 8; the last checkpoint is intact"
+        ):
             train_small(out, data, steps=12, log_every=20, checkpoint_every=2)
     assert [path.name for path in checkpoints(out / "checkpoints")] == ["step-000000004", "step-000000002"]
     train_small(out, data, resume=True, fields={}, steps=None)
     train_small(tmp_path / "whole", data, steps=12)
     assert same_to_the_bit(out, tmp_path / "whole")
+
+
+def test_a_step_that_gives_no_number_is_left_out_and_said(tmp_path, monkeypatch, capfd):
+    from anyjepa.core.method import MaskedJepa
+
+    losses = MaskedJepa.losses
+
+    def spoiled(self, batch, context):
+        found = losses(self, batch, context)
+        return {**found, "loss": found["loss"] * (float("nan") if context.step in (4, 8) else 1.0)}
+
+    monkeypatch.setattr(MaskedJepa, "losses", spoiled)
+    train_small(tmp_path / "run", pictures(40), steps=9, log_every=3, checkpoint_every=1,
+                keep_checkpoints=0, quiet=False)  # fmt: skip
+    kept = {path.name: read_checkpoint(path) for path in checkpoints(tmp_path / "run" / "checkpoints")}
+    # no checkpoint is made of a step in doubt
+    assert sorted(kept) == [f"step-{step:09d}" for step in (1, 2, 3, 5, 6, 7, 9)]
+    last = kept["step-000000009"].tensors
+    assert all(tensor.isfinite().all() for tensor in last.values())
+    assert {float(value) for name, value in last.items() if name.endswith(".step")} == {7.0}
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row.get("left_out", 0) for row in rows] == [0, 1, 1]
+    assert all(np.isfinite(row["loss"]) for row in rows)
+    assert "1 of the last steps gave a loss or gradients that are not numbers" in capfd.readouterr().err
+
+
+def test_a_step_left_out_changes_no_running_statistic():
+    norm = torch.nn.BatchNorm1d(3)
+    optimiser = build_optimiser(norm)
+    guard = Guard(norm, optimiser, torch.device("cpu"))
+    before = {name: value.clone() for name, value in norm.state_dict().items()}
+    for value in (float("inf"), 1.0):
+        guard.remember()
+        loss = norm(torch.randn(4, 3) * value).square().mean()
+        loss.backward()
+        guard.judge(loss, None, norm.parameters())
+        optimiser.step()
+        same = all(torch.equal(before[name], now) for name, now in norm.state_dict().items())
+        assert same == (value != 1.0)
+        optimiser.zero_grad()
+
+
+def test_two_runs_into_one_folder_are_refused_and_name_the_other(tmp_path):
+    (tmp_path / "run").mkdir()
+    with (
+        sole_owner(tmp_path / "run"),
+        pytest.raises(UserError, match=rf"process \({os.getpid()} on .* another --out"),
+    ):
+        train_small(tmp_path / "run", pictures(40))
+    train_small(tmp_path / "run", pictures(40))
+    assert not (tmp_path / "run" / ".holder").exists()
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ PROMISED = {
     "import": {"run", "missing", "unexpected"},
     "push": {"repo", "url", "commit"},
     "report": {"report"},
+    "board": {"runs"},
     "recipes": {"recipes"},
 }
 
@@ -80,6 +81,7 @@ def test_from_images_to_a_page(tmp_path, answer, source):
     same_embeddings(tmp_path / "e.parquet", tmp_path / "e.npy", samples)
     exported = answer("export", run, "--format", "safetensors", "--out", tmp_path / "encoder.safetensors")
     assert exported["max_difference"] == 0
+    assert [row["run"] for row in answer("board", tmp_path)["runs"]] == ["run"]
     page = answer("report", run)["report"]
     assert (run / "report.html").samefile(page)
     assert "<html" in (run / "report.html").read_text()[:500]
@@ -156,6 +158,14 @@ def test_help_of_a_recipe_lists_every_field_with_its_meaning(capsys):
         assert field.meaning in text
 
 
+def test_the_example_of_a_recipe_names_its_own_data(capsys):
+    from anyjepa.recipes import recipes
+
+    for name, kind in recipes().items():
+        text = help_of(capsys, "train", name)
+        assert f"anyjepa train {name} --data {kind.example_data} --out runs/{kind.example_data}" in text
+
+
 def test_help_loads_no_torch():
     program = "from anyjepa.cli import main; main(['--help']); main(['--version'])"
     program += "; import sys; print('torch' in sys.modules)"
@@ -188,6 +198,8 @@ def test_help_loads_no_torch():
         (["sweep", "i-jepa", "--grid", "widht=2"], "Did you mean 'width'?"),
         (["sweep", "i-jepa", "--grid", "width=2", "--by", "rankm"], "Did you mean 'rankme'?"),
         (["compare", "nowhere/run"], "nowhere/run is not a run"),
+        (["board", "nowhere"], "there is no folder nowhere"),
+        (["board", "--prot", "0"], "Did you mean '--port'?"),
     ],
 )
 def test_a_mistake_is_one_line_with_the_nearest(tmp_path, monkeypatch, mistake, typed, said):

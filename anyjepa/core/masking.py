@@ -14,6 +14,9 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Generator, Tensor
 
+from anyjepa.core.chance import uniform
+from anyjepa.core.processes import alone
+
 
 @dataclass(frozen=True)
 class Masks:
@@ -149,14 +152,14 @@ class MultiBlock:
         return height.long(), width.long()
 
     def _place(self, height: Tensor, width: Tensor, generator: Generator) -> Blocks:
-        draw = torch.rand((2, *height.shape), generator=generator, device=generator.device)
+        draw = uniform((2, *height.shape), generator, axis=1)
         top = (draw[0] * (self.shape[0] - height + 1)).long()
         left = (draw[1] * (self.shape[1] - width + 1)).long()
         return Blocks(top, left, height, width)
 
     def target_blocks(self, batch: int, generator: Generator) -> Blocks:
         """Target rectangles, (batch, M) each."""
-        draw = torch.rand((2, batch, self.targets), generator=generator, device=generator.device)
+        draw = uniform((2, batch, self.targets), generator, axis=1)
         return self._place(
             *self._size(_between(self.target_scale, draw[0]), _between(self.target_aspect, draw[1])),
             generator,
@@ -164,14 +167,15 @@ class MultiBlock:
 
     def context_block(self, batch: int, generator: Generator) -> Blocks:
         """Context rectangles of unit aspect ratio, (batch,) each."""
-        draw = torch.rand(batch, generator=generator, device=generator.device)
+        draw = uniform((batch,), generator)
         scale = _between(self.context_scale, draw)
         return self._place(*self._size(scale, torch.ones_like(scale)), generator)
 
     def _fillable_context(self) -> int:
         generator = torch.Generator().manual_seed(0)
-        hidden = self.target_blocks(2048, generator).union(self.shape)
-        free = self.context_block(2048, generator).members(self.shape) & ~hidden
+        with alone():
+            hidden = self.target_blocks(2048, generator).union(self.shape)
+            free = self.context_block(2048, generator).members(self.shape) & ~hidden
         return max(1, int(free.sum(1).double().quantile(0.05)))
 
     def __call__(self, batch: int, generator: Generator) -> Masks:
@@ -183,7 +187,7 @@ class MultiBlock:
         hidden = blocks.union(self.shape)
         inside = self.context_block(batch, generator).members(self.shape)
         # lowest first: a random order among the free patches, then those outside the rectangle, then targets
-        order = torch.rand((batch, self.patches), generator=generator, device=generator.device)
+        order = uniform((batch, self.patches), generator)
         order += (~inside).float() + 2 * hidden.float()
         context = smallest(order, self.context_width)
         relaxed = (self.patches - hidden.sum(1)) < self.context_width
@@ -192,7 +196,7 @@ class MultiBlock:
     def _thin_targets(self, blocks: Blocks, generator: Generator) -> Tensor:
         area = (blocks.height * blocks.width).unsqueeze(-1)
         cells = torch.arange(self._largest, device=generator.device)
-        order = torch.rand((*blocks.top.shape, self._largest), generator=generator, device=generator.device)
+        order = uniform((*blocks.top.shape, self._largest), generator)
         order.masked_fill_(cells >= area, 2.0)
         cell = smallest(order, self.target_width)
         return self._patch(blocks, cell)
@@ -237,7 +241,7 @@ class MultiBlock:
 
     def _place_short(self, height: Tensor, width: Tensor, generator: Generator) -> Blocks:
         # the released code's upper bound is exclusive where it should be inclusive
-        draw = torch.rand((2, *height.shape), generator=generator, device=generator.device)
+        draw = uniform((2, *height.shape), generator, axis=1)
         top, left = (draw[0] * (self.shape[0] - height)).long(), (draw[1] * (self.shape[1] - width)).long()
         return Blocks(top, left, height, width)
 
@@ -267,7 +271,7 @@ class RandomPatches:
     def __call__(self, batch: int, generator: Generator) -> Masks:
         """Masks for `batch` samples: context (batch, context_width), targets (batch, M, target_width)."""
         hidden = self.targets * self.target_width
-        order = torch.rand((batch, self.patches), generator=generator, device=generator.device)
+        order = uniform((batch, self.patches), generator)
         # in random order, for the first of them become targets
         chosen = order.topk(hidden + self.context_width, largest=False).indices
         targets = chosen[:, :hidden].unflatten(1, (self.targets, self.target_width))

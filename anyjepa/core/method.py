@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from anyjepa.core.masking import Masks, MaskSampler
+from anyjepa.core.processes import process
 from anyjepa.core.targets import EmaTeacher
 from anyjepa.core.tokens import Tokens, take
 from anyjepa.core.transformer import Encoder, Predictor
@@ -19,9 +20,10 @@ Batch = dict[str, Tensor]
 DROPOUT = 0x5DEECE66D  # keeps dropout's stream of chance apart from that of the masks
 
 
-@dataclass(frozen=True)
-class Context:
+class Context(NamedTuple):
     """Where training stands, and the only source of randomness of a step.
+
+    A tuple, since parallel and mixed-precision wrappers rebuild what passes through them.
 
     Args:
         step: of this update, counted from 1.
@@ -82,6 +84,9 @@ class Method(nn.Module):
         """Measures of this method alone, by name, over batches of samples; shown by ``anyjepa inspect``."""
         return {}
 
+    def before_step(self, context: Context) -> None:
+        """What happens to the gradients, of all processes together, before they are clipped and applied."""
+
     def after_step(self, context: Context) -> None:
         """What happens after the optimiser's step: the teacher moves here."""
 
@@ -98,7 +103,8 @@ class Method(nn.Module):
 
         Dropout takes no generator of its own, so torch's global one is set from the step's first.
         """
-        torch.manual_seed(context.generator.initial_seed() ^ DROPOUT)
+        rank, _ = process()
+        torch.manual_seed((context.generator.initial_seed() + rank) ^ DROPOUT)
         return self.losses(batch, context)
 
 

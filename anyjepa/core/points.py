@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
+from anyjepa.core.chance import whole_numbers
 from anyjepa.core.tokens import take
 from anyjepa.core.tracing import exporting, traced
 
@@ -36,7 +37,7 @@ def outermost(points: Cloud) -> Int[Tensor, " batch"]:
 def random_start(points: Cloud, generator: Generator) -> Int[Tensor, " batch"]:
     """Index of one point of each cloud, by chance."""
     batch, count = points.shape[:2]
-    return torch.randint(count, (batch,), generator=generator, device=points.device)
+    return whole_numbers(count, (batch,), generator)
 
 
 def farthest_points(points: Cloud, count: int, first: Int[Tensor, " batch"]) -> Int[Tensor, "batch count"]:

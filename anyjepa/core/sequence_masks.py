@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from anyjepa.core.chance import uniform
 from anyjepa.core.masking import Masks
 
 WIDTHS = 0x2545F4914F6CDD1D  # keeps the widths' stream of chance apart from that of the places
@@ -79,16 +80,21 @@ class Runs:
         width, share = self.widths(host or host_generator(generator))
         rows = 1 if self.shared else batch
         device = generator.device
-        start = torch.rand((rows, self.targets), generator=generator, device=device)
+        start = self._drawn((rows, self.targets), generator)
         targets = (start * (self.tokens - width + 1)).long().unsqueeze(2) + torch.arange(width, device=device)
         free = torch.ones((rows, self.tokens), dtype=torch.bool, device=device)
         free = free.scatter(1, targets.flatten(1), False)
-        place = torch.rand(rows, generator=generator, device=device)
+        place = self._drawn((rows,), generator)
         context, present = self._context(free, width, share, place)
         if self.shared:
             context, present, targets = (x.expand(batch, *x.shape[1:]) for x in (context, present, targets))
         relaxed = (~free.any(dim=1)).expand(batch)
         return Masks(context, targets, relaxed, present)
+
+    def _drawn(self, shape: tuple[int, ...], generator: Generator) -> Tensor:
+        if self.shared:
+            return torch.rand(shape, generator=generator, device=generator.device)
+        return uniform(shape, generator)
 
     def _context(self, free: Tensor, width: int, share: float, place: Tensor) -> tuple[Tensor, Tensor]:
         """(B, K) positions of the context, padded with its own first, and which of them are real."""

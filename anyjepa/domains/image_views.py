@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Float, Num, Shaped
 from torch import Generator, Tensor
 
+from anyjepa.core.chance import uniform
+
 GREY = (0.2989, 0.587, 0.114)  # red, green and blue in luma (ITU-R BT.601)
 DRAWN = 15  # uniform numbers a view
 LARGEST = {torch.uint8: 255.0, torch.int32: 65535.0}  # whole numbers are 8 bit, or 16 bit carried as int32
@@ -71,9 +73,7 @@ class Views:
                 are to have again; that of the array where None.
             dtype: to compute in.
         """
-        chance = torch.rand(
-            images.shape[0], self.count, DRAWN, generator=generator, device=images.device, dtype=dtype
-        ).unbind(-1)
+        chance = uniform((images.shape[0], self.count, DRAWN), generator, dtype=dtype).unbind(-1)
         with torch.autocast(images.device.type, enabled=False):
             views = _resampled(images.to(dtype), *self._filters(images, aspects, chance), self.size)
             if images.shape[1] == 3 and images.dtype in LARGEST:
@@ -104,8 +104,8 @@ class Views:
         """Views (n, count, 3, height, width) in 0..1, changed in colour."""
         changed = chance[7] < self.jitter_chance
         names = (brighten, contrast, saturate)
-        for change, most, uniform in zip(names, self.jitter, chance[8:11], strict=False):
-            factor = _between((max(0.0, 1 - most), 1 + most), uniform)
+        for change, most, draw in zip(names, self.jitter, chance[8:11], strict=False):
+            factor = _between((max(0.0, 1 - most), 1 + most), draw)
             views = change(views, torch.where(changed, factor, 1.0))
         if self.jitter[3]:
             turn = _between((-self.jitter[3], self.jitter[3]), chance[11])

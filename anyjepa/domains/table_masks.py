@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool
 from torch import Generator, Tensor
 
+from anyjepa.core.chance import uniform
 from anyjepa.core.masking import Masks
 
 __all__ = ["ColumnSubsets"]
@@ -85,9 +86,9 @@ class ColumnSubsets:
         seen, hidden = self.sizes(generator)
         first = 0 if self.maskable else self.registers
         tokens, device = self.registers + self.columns - first, generator.device
-        order = torch.rand((batch, tokens), generator=generator, device=device).argsort(1)
+        order = uniform((batch, tokens), generator).argsort(1)
         context, pool = order[:, :seen], order[:, seen:]
-        chance = torch.rand((batch, self.sets, tokens - seen), generator=generator, device=device)
+        chance = uniform((batch, self.sets, tokens - seen), generator)
         if observed is not None:
             absent = ~observed[:, first:].to(device).gather(1, pool)
             chance = chance + absent.unsqueeze(1)

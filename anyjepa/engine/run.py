@@ -17,33 +17,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from anyjepa.core.errors import BadSample, UserError, nearest
+from anyjepa.core.errors import BadSample, UserError
 from anyjepa.core.method import Batch, Method
 from anyjepa.domains import Domain, Frame, Samples, domains
 from anyjepa.engine.checkpoint import load_strictly, newest_checkpoint, restore
 from anyjepa.engine.files import read_lines, write_whole
+from anyjepa.engine.folder import read_config
+from anyjepa.engine.patience import PATIENCE, time_limit
 from anyjepa.recipes import Recipe, recipe
-
-
-def read_config(path: Path | str) -> dict[str, Any]:
-    """``config.yaml`` of a run's folder.
-
-    Raises:
-        UserError: the folder is not a run.
-    """
-    path = Path(path)
-    file = path / "config.yaml"
-    if not file.is_file():
-        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        hint = "" if path.exists() else nearest(path.name, siblings)
-        raise UserError(f"{path} is not a run: it has no config.yaml.{hint}")
-    try:
-        config = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as problem:
-        raise UserError(f"{file} is not readable YAML ({problem}); restore it from a copy.") from problem
-    if not isinstance(config, dict) or not {"recipe", "fields", "seed", "steps", "data"} <= config.keys():
-        raise UserError(f"{file} does not describe a run; restore it from a copy.")
-    return config
 
 
 def write_config(path: Path, config: dict[str, Any]) -> None:
@@ -147,7 +128,8 @@ class Run:
             raw, kept = [], []
             for index in indices[start : start + batch_size]:
                 try:
-                    raw.append(opened.read(int(index)))
+                    with time_limit(PATIENCE, opened, int(index)):
+                        raw.append(opened.read(int(index)))
                     kept.append(index)
                 except BadSample as problem:
                     self.problems.append(problem)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from anyjepa.core.health import Gram, Shape, collapse, rankme
+from anyjepa.engine.folder import RECOVERED
 
-RECOVERED = "no longer collapsed"
 ROWS_PER_DIMENSION = 12  # RankMe of fewer rows reads more than 1 % low (RankMe note, known answer 5)
 
 
@@ -59,4 +59,5 @@ class Watch:
 
 
 def _gram(batches: list[Tensor]) -> Gram:
-    return Gram(batches[0].shape[1], batches[0].device).add(torch.cat(batches))
+    """Of the batches of all processes."""
+    return Gram(batches[0].shape[1], batches[0].device).add(torch.cat(batches)).all_reduce()

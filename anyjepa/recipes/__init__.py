@@ -16,6 +16,7 @@ import numpy as np
 
 from anyjepa.core.errors import UserError, nearest
 from anyjepa.core.method import Batch, Method
+from anyjepa.domains import Samples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,11 @@ class Recipe(ABC):
 
     def reading(self) -> dict[str, Any]:
         """What the recipe asks of how its data is read (`Domain.open`): a sampling rate, columns, points."""
+        return {}
+
+    @classmethod
+    def advice(cls, samples: Samples, facts: dict[str, Any]) -> dict[str, Any]:
+        """What data asks for over the preset ``tiny``: fields by name, and ``preset`` for another one."""
         return {}
 
     @abstractmethod

@@ -16,6 +16,7 @@ from anyjepa.core.epps_pulley import QUADRATURES, epps_pulley
 from anyjepa.core.errors import UserError
 from anyjepa.core.method import Batch, Context, Method
 from anyjepa.core.normality import STATISTICS
+from anyjepa.core.processes import process
 from anyjepa.core.sigreg import Design, Normality, directions, sigreg
 from anyjepa.core.tokens import Tokens
 from anyjepa.domains.image_backbones import (
@@ -82,7 +83,7 @@ class InvariantViews(Method):
             "loss": self.weights[0] * invariance + self.weights[1] * gaussian,
             "invariance": invariance,
             "sigreg": gaussian,
-            "lambda_times_batch": z.new_full((), self.weights[1] * size),
+            "lambda_times_batch": z.new_full((), self.weights[1] * size * process()[1]),
             "embedding": features[:size].detach(),
         }
 

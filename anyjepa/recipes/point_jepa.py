@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
+from anyjepa.core.chance import uniform
 from anyjepa.core.errors import UserError
 from anyjepa.core.masking import Masks
 from anyjepa.core.method import Batch, Context, Method
@@ -253,8 +254,10 @@ class RunPrediction(Method):
 
     def varied(self, points: Cloud, generator: Generator) -> Cloud:
         """Stretched along each axis, centred, scaled to the unit ball, turned about the up axis."""
-        rows = 1 if self.recipe.published else len(points)
-        chance = torch.rand((rows, 4), generator=generator, device=generator.device, dtype=points.dtype)
+        if self.recipe.published:
+            chance = torch.rand((1, 4), generator=generator, device=generator.device, dtype=points.dtype)
+        else:
+            chance = uniform((len(points), 4), generator, dtype=points.dtype)
         low, high = self.recipe.scale
         places = normalised(points[..., :3] * (low + (high - low) * chance[:, None, :3]))
         angle = torch.deg2rad(self.recipe.rotation * (2 * chance[:, 3:] - 1))

@@ -15,6 +15,7 @@ from anyjepa.core.masking import Masks
 from anyjepa.core.method import Batch, Context, MaskedJepa
 from anyjepa.core.objectives import l2
 from anyjepa.core.positions import SinCos
+from anyjepa.core.processes import share_of_all
 from anyjepa.core.targets import EmaTeacher, SameEncoder
 from anyjepa.core.tokens import Tokens, take
 from anyjepa.core.transformer import Encoder, Predictor, initialise
@@ -226,9 +227,12 @@ class TableJepa(MaskedJepa):
     ) -> None:
         super().__init__(encoder, predictor, target, sampler, l2, normalise_targets=False)
         self.subsets, self.embedding, self.teacher_dropout = sampler, embedding, teacher_dropout
-        if clamp_gradients:
-            for parameter in encoder.parameters():
-                parameter.register_hook(lambda slope: slope.clamp(-clamp_gradients, clamp_gradients))
+        self.clamp_gradients = clamp_gradients
+
+    def before_step(self, context: Context) -> None:
+        """Clamp each element of the encoder's gradient."""
+        if self.clamp_gradients:
+            nn.utils.clip_grad_value_(self.encoder.parameters(), self.clamp_gradients)
 
     def train(self, mode: bool = True) -> TableJepa:
         """Training mode; the teacher's dropout stays off unless it was asked for."""
@@ -300,7 +304,7 @@ def _sets(values: Tensor, masks: Masks) -> Tensor:
 
 def _mean(values: Tensor, counted: Tensor) -> Tensor:
     """Mean of `values` where `counted`; 0 where nothing is."""
-    return (values * counted).sum() / counted.sum().clamp(min=1)
+    return (values * counted).sum() / share_of_all(counted.sum()).clamp(min=1)
 
 
 def _column_means(values: Tensor, observed: Tensor) -> Tensor:

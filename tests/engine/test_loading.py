@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from small import small_recipe
 
 from anyjepa.core.errors import BadSample, UserError
-from anyjepa.engine.loading import Steps, batches, read_many
+from anyjepa.engine.loading import Steps, read_many
+from anyjepa.engine.workers import batches
 
 
 class Marked:

@@ -1,0 +1,116 @@
+"""The processes that train one run: who is first, what they agree on, how many samples each has."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, distributed
+
+from anyjepa.core.errors import UserError
+from anyjepa.engine.run import choose_device
+from anyjepa.engine.settings import Settings
+
+
+class Team:
+    """Joins the other processes, started by ``--devices``, torchrun or SLURM; or is alone.
+
+    Every process runs the same program. Files are written by the first alone.
+
+    Args:
+        settings: device, precision, devices.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        device = choose_device(settings.device)
+        precision: Any = settings.precision
+        if precision == "auto":
+            precision = "bf16-mixed" if device.type == "cuda" else "32-true"
+        local = int(
+            os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("SLURM_NTASKS_PER_NODE", settings.devices))
+        )
+        world = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", local)))
+        self.fabric = Fabric(
+            accelerator=device.type, devices=local, num_nodes=max(1, world // local),
+            strategy="ddp" if world > 1 else "auto",
+            precision=precision,
+        )  # fmt: skip
+        self.fabric.launch()
+        self.rank, self.size = self.fabric.global_rank, self.fabric.world_size
+        self._control: Any = None
+        if self.size > 1:
+            # word of a signal must not wait for the devices' own queue
+            self._control = distributed.new_group(backend="gloo")
+        self._word: tuple[Tensor, Any] | None = None
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes and speaks."""
+        return self.rank == 0
+
+    @contextmanager
+    def one_voice(self) -> Iterator[None]:
+        """Within, what all processes find wrong is said by the first alone."""
+        try:
+            yield
+        except UserError:
+            if self.first:
+                raise
+            raise SystemExit(2) from None
+
+    def share(self, batch_size: int) -> int:
+        """Samples of a batch that each process has.
+
+        Raises:
+            UserError: the batch cannot be cut into equal parts.
+        """
+        if batch_size % self.size:
+            raise UserError(
+                f"a batch of {batch_size} cannot be shared by {self.size} processes: choose a --batch-size "
+                f"that {self.size} divides."
+            )
+        return batch_size // self.size
+
+    def any_said(self, number: int) -> int:
+        """The largest number that any process gave one call earlier; 0 at first.
+
+        Late by a call, so that nobody waits: all processes learn of a signal after the same step.
+        """
+        if self._control is None:
+            return number
+        heard = 0
+        if self._word is not None:
+            word, sent = self._word
+            sent.wait()
+            heard = int(word)
+        word = torch.tensor(number)
+        self._word = (
+            word,
+            distributed.all_reduce(word, distributed.ReduceOp.MAX, group=self._control, async_op=True),
+        )
+        return heard
+
+    def mean(self, values: dict[str, float]) -> dict[str, float]:
+        """Means over the processes of what each has measured, the same names in all."""
+        if self.size == 1 or not values:
+            return values
+        together = torch.tensor(list(values.values()), dtype=torch.float64)
+        distributed.all_reduce(together, group=self._control)
+        return dict(zip(values, (together / self.size).tolist(), strict=True))
+
+    def gathered(self, mine: list[Any]) -> list[Any]:
+        """The lists of all processes, one after the other."""
+        if self.size == 1:
+            return mine
+        lists: list[Any] = [None] * self.size
+        distributed.all_gather_object(lists, mine, group=self._control)
+        return [item for part in lists for item in part]
+
+    def wait(self) -> None:
+        """For all processes."""
+        if self._control is not None:
+            distributed.barrier(group=self._control)

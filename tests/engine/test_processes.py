@@ -1,0 +1,119 @@
+"""Several processes train what one would have trained."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from small import tensors_of
+
+from anyjepa.engine.checkpoint import checkpoints
+from anyjepa.engine.files import read_lines
+from anyjepa.engine.train import Settings, train
+from anyjepa.recipes import recipes
+
+PROGRAM = Path(__file__).with_name("two_processes.py")
+STEPS, BATCH = 20, 8
+
+
+def together(runs, folder, processes=2):
+    """Train with torchrun; what went wrong is in the message."""
+    asked = folder / "asked.json"
+    asked.write_text(json.dumps(runs))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
+               f"--nproc-per-node={processes}", str(PROGRAM), str(asked)]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=environment)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+
+
+def without_dropout(kind):
+    """Dropout draws from a stream of its own in every process, so that nothing is equal with it."""
+    rates = {f.name: 0.0 for f in dataclasses.fields(kind) if "drop" in f.name and f.type == "float"}
+    return {**rates, "batch_size": BATCH}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Every recipe by one process and by two, 20 steps in double precision."""
+    folder = tmp_path_factory.mktemp("processes")
+    settings = {"steps": STEPS, "precision": "64-true", "seed": 3}
+    runs = [
+        {"recipe": name, "data": kind.example_data, "out": str(folder / f"two-{name}"),
+         "settings": settings, "fields": without_dropout(kind)}
+        for name, kind in recipes().items()
+    ]  # fmt: skip
+    together(runs, folder)
+    return folder, runs
+
+
+@pytest.mark.parametrize("name", sorted(recipes()))
+def test_two_processes_learn_what_one_learns(trained, name):
+    folder, runs = trained
+    asked = next(run for run in runs if run["recipe"] == name)
+    settings = Settings(quiet=True, workers=0, device="cpu", **asked["settings"])
+    train(name, asked["data"], folder / name, settings=settings, **asked["fields"])
+    one, two = tensors_of(folder / name), tensors_of(folder / f"two-{name}")
+    assert one.keys() == two.keys()
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value, atol=1e-6, rtol=1e-6, msg=lambda m, k=key: f"{k}: {m}")
+    mine, theirs = (read_lines(folder / out / "metrics.jsonl")[-1] for out in (name, f"two-{name}"))
+    # Fabric hands losses back in single precision
+    assert theirs["loss"] == pytest.approx(mine["loss"], rel=1e-6)
+    assert theirs["rankme"] == pytest.approx(mine["rankme"], rel=1e-5)
+    assert len(checkpoints(folder / f"two-{name}" / "checkpoints")) == 1
+
+
+def test_a_run_of_two_processes_goes_on_with_one(trained, tmp_path):
+    """The batch is the run's, not a process's, so that its number may change at any checkpoint."""
+    folder, runs = trained
+    asked = dict(next(run for run in runs if run["recipe"] == "i-jepa"))
+    whole = folder / "two-i-jepa"
+    asked["settings"] = {**asked["settings"], "checkpoint_every": 8, "keep_checkpoints": 0}
+    together([{**asked, "out": str(tmp_path / "run")}], tmp_path)
+    for later in checkpoints(tmp_path / "run" / "checkpoints")[:-1]:
+        shutil.rmtree(later)
+    assert [path.name for path in checkpoints(tmp_path / "run" / "checkpoints")] == ["step-000000008"]
+    settings = Settings(quiet=True, workers=0, device="cpu", precision="64-true")
+    train("i-jepa", asked["data"], tmp_path / "run", resume=True, settings=settings)
+    one, two = tensors_of(tmp_path / "run"), tensors_of(whole)
+    for key, value in two.items():
+        torch.testing.assert_close(one[key], value, atol=1e-6, rtol=1e-6)
+
+
+def test_a_signal_to_one_process_stops_both_after_the_same_step(tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m",
+               "anyjepa", "train", "i-jepa", "--data", "digits", "--out", str(tmp_path / "run"),
+               "--steps", "100000", "--batch-size", "16", "--log-every", "1", "--workers", "0"]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    running = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    metrics, until = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 60
+    while not (metrics.exists() and len(read_lines(metrics)) > 3) and time.monotonic() < until:
+        time.sleep(0.1)
+    holder = int((tmp_path / "run" / ".holder").read_text().split()[0])
+    os.kill(holder, signal.SIGTERM)
+    out, errors = running.communicate(timeout=60)
+    rows = read_lines(metrics)
+    assert len(rows) > 3, errors
+    assert checkpoints(tmp_path / "run" / "checkpoints")[0].name == f"step-{rows[-1]['step']:09d}"
+    assert errors.count("go on with --resume") == 1, errors
+    assert out.count('"i-jepa"') <= 1
+
+
+def test_a_batch_that_cannot_be_shared_evenly_is_one_sentence(tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m",
+               "anyjepa", "train", "i-jepa", "--data", "digits", "--out", str(tmp_path / "run"),
+               "--batch-size", "15"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode != 0
+    assert done.stderr.count("a batch of 15 cannot be shared by 2 processes") == 1, done.stderr
+    assert "anyjepa/cli.py" not in done.stderr
