@@ -67,6 +67,10 @@ class Recipe(ABC):
     def present(self, samples: list[np.ndarray] | np.ndarray) -> Batch:
         """A batch of raw samples for use: nothing random."""
 
+    def planned(self, steps: int) -> int:
+        """Steps that the schedules are planned for, in a training of `steps`: some papers stop earlier."""
+        return steps
+
     def check(self) -> None:
         """Raise UserError for values that cannot work; a recipe adds its own."""
         for name in ("epochs", "batch_size", "learning_rate"):
