@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
+from anyjepa.core.chance import uniform
 from anyjepa.core.masking import Masks, smallest
+from anyjepa.core.processes import alone
 
 QUANTILE = 0.05  # of samples, whose masks would be narrower than the width that all are thinned to
 TRIES = 6  # draws of a sample's blocks, of which the first that is wide enough counts
@@ -63,7 +65,8 @@ class TubeBlocks:
         self.context_slices = context_slices or shape[0]
         # as many as tell a quantile, fewer of long clips, whose tables are large
         looked = max(256, min(2048, 2**23 // self.tokens))
-        hidden = self.predicted(looked, torch.Generator().manual_seed(0))
+        with alone():
+            hidden = self.predicted(looked, torch.Generator().manual_seed(0))
         seen = self._visible(hidden).sum(1).double()
         self.context_width = int(seen[seen > 0].quantile(QUANTILE)) if (seen > 0).any() else 0
         if not self.context_width or not hidden.any():
@@ -79,7 +82,7 @@ class TubeBlocks:
     def predicted(self, batch: int, generator: Generator) -> Tensor:
         """Which tokens a sample's prediction set holds, (batch, tokens) bool, before thinning."""
         device, (_, rows, columns) = generator.device, self.shape
-        draw = torch.rand((4, batch, self.blocks), generator=generator, device=device)
+        draw = uniform((4, batch, self.blocks), generator, axis=1)
         ratio = self.aspect[0] + (self.aspect[1] - self.aspect[0]) * draw[0]
         height = (self.area * ratio).sqrt().round().clamp(1, rows)
         width = (self.area / ratio).sqrt().round().clamp(1, columns)
@@ -112,7 +115,7 @@ class TubeBlocks:
         chosen = wide.int().argmax(1)
         hidden = candidates[torch.arange(batch, device=chosen.device), chosen]
         visible = self._visible(hidden)
-        order = torch.rand((2, batch, self.tokens), generator=generator, device=generator.device)
+        order = uniform((2, batch, self.tokens), generator, axis=1)
         # lowest first: a random order of the visible tokens, then of the rest
         context = smallest(order[0] + (~visible).float(), self.context_width)
         if self.everything:
@@ -154,7 +157,7 @@ class RandomTubes:
 
     def __call__(self, batch: int, generator: Generator) -> Masks:
         """Masks for `batch` samples: context (batch, context_width), targets (batch, 1, target_width)."""
-        order = torch.rand((batch, self.patches), generator=generator, device=generator.device).argsort(1)
+        order = uniform((batch, self.patches), generator).argsort(1)
         slices = torch.arange(self.shape[0], device=order.device).view(1, -1, 1) * self.patches
         targets, context = (
             (part.unsqueeze(1) + slices).flatten(1)

@@ -50,7 +50,8 @@ class Team:
             accelerator=device.type, devices=local, num_nodes=max(1, world // local),
             strategy=_strategy(world, settings.sharded),
             # as a plug-in, for Fabric has no name for it where weights are cut
-            **({"plugins": DoublePrecision()} if precision == "64-true" else {"precision": precision}),
+            plugins=DoublePrecision() if precision == "64-true" else None,
+            precision=None if precision == "64-true" else precision,
         )  # fmt: skip
         self.fabric.launch()
         self.rank, self.size = self.fabric.global_rank, self.fabric.world_size
