@@ -306,7 +306,7 @@ def test_nothing_is_unpickled(tmp_path, capsys):
     for name, said in (
         ("cut.pth", "damaged"),
         ("d.pth", "Did you mean 'c.pth'"),
-        (".", "holds no .safetensors"),
+        (".", "holds 2 checkpoints: name one of them"),
     ):
         with pytest.raises(UserError, match=said):
             read_checkpoint(tmp_path / name)
