@@ -1,6 +1,7 @@
 """kill -9 at any moment, also inside the writing of a checkpoint, costs time and changes no bit."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,11 @@ def test_every_resume_ends_as_the_run_that_was_never_killed(tmp_path, moments):
     np.save(tmp_path / "pictures.npy", pictures())
     command = [sys.executable, Path(__file__).with_name("killed.py")]
     command += [tmp_path / "pictures.npy", tmp_path, moments]
-    told = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
+    paths = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+    told = subprocess.run(
+        [str(word) for word in command], capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": paths},
+    )  # fmt: skip
     assert told.returncode == 0, told.stderr
     result = json.loads(told.stdout.splitlines()[-1])
     attempts = result["attempts"]
