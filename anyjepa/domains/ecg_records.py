@@ -14,6 +14,7 @@ import numpy as np
 
 from anyjepa.core.errors import BadSample, require
 from anyjepa.domains.ecg_leads import lead_name, millivolts, unnamed
+from anyjepa.domains.number_files import read_array
 
 __all__ = ["ArrayRecords", "FileRecords", "Header", "Recording", "Records", "read_header"]
 
@@ -120,7 +121,7 @@ class ArrayRecords:
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
         if self.path:
-            values = np.load(self.path, mmap_mode="r", allow_pickle=False)
+            values = read_array(self.path, mapped=True)
             values = values[:, None] if values.ndim == 2 else values
             self.values = values.swapaxes(1, 2) if self.turned else values
 
