@@ -22,6 +22,7 @@ from anyjepa.core.errors import BadSample, UserError
 from anyjepa.domains import domains
 
 KINDS = domains()  # imported before anything is forked
+MEMORY = re.compile(r"memory|alloc", re.IGNORECASE)
 ROOM = 2**30  # bytes that reading may take beyond what the process has
 PROCESSOR, CLOCK = 10, 120  # seconds that one damaged source may take
 FEW = 6  # samples read of each source
@@ -148,6 +149,31 @@ def withstands(
     assert not report, "\n\n".join(report)
 
 
+def refuses(kind: str, folder: Path, parts: dict[str, bytes], source: str = "", **options) -> str:
+    """What is said of a source that claims more than it holds; reading it must take neither memory nor time."""
+    for name, content in parts.items():
+        _put(folder / "data" / name, content)
+    source = (source or f"{{}}/{next(iter(parts))}").format(folder / "data")
+    process = os.fork()
+    if process == 0:
+        _limit()
+        signal.setitimer(signal.ITIMER_PROF, PROCESSOR)
+        signal.setitimer(signal.ITIMER_REAL, CLOCK)
+        try:
+            said = " ".join(readable(kind, source, **options))
+        except BaseException:
+            said = traceback.format_exc()
+        (folder / "said.txt").write_text(said)
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    assert code == 0, f"the process ended with {code}"
+    said = (folder / "said.txt").read_text()
+    assert said, "it was read as if it were whole"
+    assert "Traceback" not in said, said
+    assert not MEMORY.search(said), said
+    return said
+
+
 def _all_damage(kind, folder, parts, source, examples, random, options) -> list[str]:
     """A description of each way in which the reader failed, none twice."""
     found: dict[str, str] = {}
@@ -180,7 +206,7 @@ def _all_damage(kind, folder, parts, source, examples, random, options) -> list[
         seen.clear()
         try:
             for reason in readable(kind, source, **options):
-                if re.search(r"memory|alloc", reason, re.IGNORECASE):
+                if MEMORY.search(reason):
                     found.setdefault("memory", _kept(folder, name, content, reason))
         except Exception as error:
             frames = [f for f in traceback.extract_tb(error.__traceback__) if "/anyjepa/" in f.filename]

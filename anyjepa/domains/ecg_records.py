@@ -32,6 +32,8 @@ DAMAGE = (  # what the readers raise on bytes that are not what they say
     struct.error,
 )
 EDF = frozenset({".edf", ".bdf"})
+LONG = 10_000_000  # samples of a lead, above which a header is not taken at its word
+DENSEST = 64  # samples of a lead in a byte of a file
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,8 @@ class FileRecords:
             raise BadSample(identity, f"claims {header.rate} samples a second")
         if header.points < 1:
             raise BadSample(identity, "is empty")
+        if header.points > LONG and header.points > DENSEST * _stored(path):
+            raise BadSample(identity, f"claims {header.points} samples, more than its files hold")
         return header, parts
 
     def identity(self, index: int) -> str:
@@ -179,6 +183,14 @@ class FileRecords:
     def size(self, index: int) -> int:
         """Bytes of the header or the EDF file."""
         return os.stat(os.path.join(self.root, self.names[index])).st_size
+
+
+def _stored(path: str) -> int:
+    """Bytes of a record's files, which bear its name."""
+    folder, name = os.path.split(path)
+    stem = os.path.splitext(name)[0]
+    with os.scandir(folder or ".") as entries:
+        return sum(entry.stat().st_size for entry in entries if entry.name.startswith(stem))
 
 
 def _identity(name: str) -> str:

@@ -17,6 +17,7 @@ __all__ = ["decode_las"]
 
 EXTRA = ("intensity", "red", "green", "blue")
 RECORD, EXTENDED = 54, 60  # bytes of the header of a variable length record, and of an extended one
+LENGTH = 20  # byte of either at which the length of what follows is said
 DAMAGE = (
     ValueError, OSError, EOFError, RuntimeError, LookupError, ArithmeticError, TypeError, AttributeError,
     MemoryError, struct.error,
@@ -57,14 +58,14 @@ def _check(content: bytes) -> bool:
     length, count = struct.unpack_from("<HI", content, 105)
     if not 227 <= header <= points <= size or length == 0:
         raise ValueError(f"its points begin at byte {points} of {size}")
-    end = _walk(content, header, records, points, RECORD, "<H", 18)
+    end = _walk(content, header, records, points, RECORD, "<H")
     if end > points:
         raise ValueError("its records run into its points")
     if minor >= 4 and header >= 375:
         first, extended, many = struct.unpack_from("<QIQ", content, 235)
         count = many or count
         if extended:
-            _walk(content, first, extended, size, EXTENDED, "<Q", 20)
+            _walk(content, first, extended, size, EXTENDED, "<Q")
     compressed = bool(content[104] & 0xC0)
     if compressed:
         believable(count * length, size, "the scan")
@@ -74,14 +75,14 @@ def _check(content: bytes) -> bool:
     return compressed
 
 
-def _walk(content: bytes, at: int, count: int, end: int, header: int, kind: str, place: int) -> int:
+def _walk(content: bytes, at: int, count: int, end: int, header: int, kind: str) -> int:
     """Where the last of `count` records ends. Raises ValueError where that is beyond `end`."""
     if at + count * header > end:
         raise ValueError(f"it claims {count} records, more than it holds")
     for _ in range(count):
         if at + header > end:
             raise ValueError("its records run beyond its end")
-        at += header + struct.unpack_from(kind, content, at + place)[0]
+        at += header + struct.unpack_from(kind, content, at + LENGTH)[0]
     if at > end:
         raise ValueError("its records run beyond its end")
     return at

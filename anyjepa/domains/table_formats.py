@@ -26,6 +26,7 @@ SUFFIXES = frozenset({".csv", ".tsv", ".tab", ".txt", ".data", ".parquet", ".pq"
                       ".arff", ".npy", ".npz"})  # fmt: skip
 DELIMITED = {".csv", ".tsv", ".tab", ".txt", ".data"}
 SNIFFED = 65_536  # bytes
+MOST_ROWS = 4096  # a byte of Parquet: writers end a page of equal values sooner
 NUMERIC = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$")
 
 
@@ -62,7 +63,7 @@ def read_sheet(path: Path, split: str | None = None) -> Sheet:
     suffix = path.suffix.lower()
     try:
         if suffix in (".parquet", ".pq"):
-            return Sheet(_sound(parquet.read_table(path)))
+            return Sheet(read_parquet(path))
         if suffix in (".feather", ".arrow"):
             return Sheet(_sound(feather.read_table(path)))
         if suffix == ".arff":
@@ -77,6 +78,14 @@ def read_sheet(path: Path, split: str | None = None) -> Sheet:
         raise UserError(f"{path} cannot be read as {suffix[1:]}: {str(error).splitlines()[0]}") from None
     known = ", ".join(sorted(SUFFIXES))
     raise UserError(f"{path} is not a table: give a file that ends in one of {known}.")
+
+
+def read_parquet(path: Path) -> arrow.Table:
+    """A Parquet file whose rows are no more than it can hold. Raises ArrowException, OSError, ValueError."""
+    rows = parquet.read_metadata(path).num_rows
+    if rows > MOST_ROWS * path.stat().st_size:
+        raise ValueError(f"it claims {rows} rows, more than the file holds")
+    return _sound(parquet.read_table(path))
 
 
 def _sound(table: arrow.Table) -> arrow.Table:

@@ -9,7 +9,10 @@ import scipy.io
 from damaged import Part, withstands
 from ecgs import TWELVE, signals, write_edf, write_wfdb
 
+from anyjepa.recipes import recipe
+
 SMALL = signals(leads=2, rate=100.0, seconds=4.0)
+READING = recipe("ecg-jepa").preset("tiny", seconds=2.0, record_seconds=2.0).reading()
 FEW = pytest.mark.parametrize("examples", [30, pytest.param(2000, marks=pytest.mark.slow)])
 
 
@@ -83,7 +86,9 @@ def beats(folder):
 def test_a_damaged_record(tmp_path, made, examples):
     parts = made(tmp_path / "made")
     first = next((name for name in parts if name.endswith(".hea")), next(iter(parts)))
-    withstands("ecg", tmp_path, parts, f"{{}}/{first}", examples=examples, random=examples > 100)
+    withstands(
+        "ecg", tmp_path, parts, f"{{}}/{first}", examples=examples, random=examples > 100, reading=READING
+    )
 
 
 @FEW
@@ -91,11 +96,13 @@ def test_a_damaged_record_among_whole_ones(tmp_path, examples):
     for name in ("a", "b"):
         write_wfdb(tmp_path / "made", name, signals(12, 100.0, 4.0), TWELVE, rate=100.0)
     parts = of(tmp_path / "made")
-    withstands("ecg", tmp_path, parts, "{}", examples=examples, random=examples > 100)
+    withstands("ecg", tmp_path, parts, "{}", examples=examples, random=examples > 100, reading=READING)
 
 
 @FEW
 def test_a_damaged_real_record(tmp_path, data_folder, examples):
     folder = data_folder("ecg_cinc2021")
     parts = {name: (folder / name).read_bytes() for name in ("E07500.hea", "E07500.mat")}
-    withstands("ecg", tmp_path, parts, "{}/E07500.hea", examples=examples, random=examples > 100)
+    withstands(
+        "ecg", tmp_path, parts, "{}/E07500.hea", examples=examples, random=examples > 100, reading=READING
+    )

@@ -2,7 +2,6 @@
 
 import gzip
 import io
-import tarfile
 import zipfile
 import zlib
 

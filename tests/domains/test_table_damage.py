@@ -67,7 +67,9 @@ FILES = {
     "a.feather": lambda: written(feather.write_feather, compression="lz4"),
     "plain.feather": lambda: written(feather.write_feather, compression="uncompressed"),
     "a.npy": lambda: npy(NUMBERS),
-    "fields.npy": lambda: npy(np.array([(1.0, 2, b"x")] * ROWS, dtype="f8,i4,S3")),
+    "fields.npy": lambda: npy(
+        np.array([(n / 2, n % 5, b"xyz"[n % 3 :]) for n in range(ROWS)], dtype="f8,i4,S3")
+    ),
     "a.npz": lambda: Part(npy(NUMBERS), zipped),
 }
 
