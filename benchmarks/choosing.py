@@ -45,6 +45,7 @@ GRIDS: dict[str, dict[str, list[Any]]] = {
     "t-jepa": {
         "learning_rate": [1e-4, 5e-4, 2e-3, 8e-3],
         "momentum": [[0.9, 1.0], [0.98, 1.0], [0.999, 1.0]],
+        "context_share": [[0.136, 0.368], [0.4, 0.6]],
     },
     "ecg-jepa": {
         "learning_rate": [1e-4, 5e-4, 2e-3, 8e-3],

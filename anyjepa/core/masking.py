@@ -189,7 +189,7 @@ class MultiBlock:
         # lowest first: a random order among the free patches, then those outside the rectangle, then targets
         order = uniform((batch, self.patches), generator)
         order += (~inside).float() + 2 * hidden.float()
-        context = _smallest(order, self.context_width)
+        context = smallest(order, self.context_width)
         relaxed = (self.patches - hidden.sum(1)) < self.context_width
         return Masks(context, targets, relaxed)
 
@@ -198,7 +198,7 @@ class MultiBlock:
         cells = torch.arange(self._largest, device=generator.device)
         order = uniform((*blocks.top.shape, self._largest), generator)
         order.masked_fill_(cells >= area, 2.0)
-        cell = _smallest(order, self.target_width)
+        cell = smallest(order, self.target_width)
         return self._patch(blocks, cell)
 
     def _patch(self, blocks: Blocks, cell: Tensor) -> Tensor:
@@ -282,7 +282,7 @@ def _between(bounds: tuple[float, float], draw: Tensor) -> Tensor:
     return bounds[0] + (bounds[1] - bounds[0]) * draw
 
 
-def _smallest(order: Tensor, count: int) -> Int[Tensor, "*any count"]:
+def smallest(order: Tensor, count: int) -> Int[Tensor, "*any count"]:
     """Indices of the `count` smallest along the last axis, in no order."""
     if order.device.type != "cpu":
         return order.topk(count, largest=False, sorted=False).indices

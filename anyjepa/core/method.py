@@ -151,13 +151,13 @@ class MaskedJepa(Method):
         masks = self.masks(batch, context)
         whole: Tokens = self.target(self.encoder, batch)
         goal = take(whole.values, masks.targets.flatten(1)).unflatten(1, masks.targets.shape[1:])
-        goal = _single_at_least(goal)
+        goal = single_at_least(goal)
         if self.normalise_targets:
             goal = functional.layer_norm(goal, goal.shape[-1:])
         seen = self.encoder(batch, keep=masks.context)
         predicted = self.predictor(seen, whole.coordinates, masks)
         return {
-            "loss": self.objective(_single_at_least(predicted), goal),
+            "loss": self.objective(single_at_least(predicted), goal),
             "relaxed": masks.relaxed.float().mean(),
             "embedding": whole.values.detach().mean(1),
         }
@@ -191,6 +191,6 @@ class MaskedJepa(Method):
         )
 
 
-def _single_at_least(x: Tensor) -> Tensor:
+def single_at_least(x: Tensor) -> Tensor:
     """Half precision to fp32: norms and distances of targets are not to be trusted to it."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -1,14 +1,15 @@
 """Coordinates to vectors: where a token is, said in a form that attention can use.
 
-Additive embeddings (`SinCos`, `Learned`, `Mlp`) map coordinates (shared, tokens, axes) to vectors
-(shared, tokens, width) that are added to the tokens; `Rotary` maps them to angles by which queries and
-keys are turned inside attention. `shared` is 1 where every sample has the same coordinates.
+Additive embeddings (`SinCos`, `AxisSinCos`, `Learned`, `Mlp`) map coordinates (shared, tokens, axes) to
+vectors (shared, tokens, width) that are added to the tokens; `Rotary` maps them to angles by which queries
+and keys are turned inside attention. `shared` is 1 where every sample has the same coordinates.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -108,6 +109,36 @@ class Mlp(nn.Module):
         return self.layers(coordinates)
 
 
+class AxisSinCos(nn.Module):
+    """Fixed sines and cosines with a width of its own for each axis, concatenated and cut to the whole.
+
+    V-JEPA's tables: with "uniform power" each of time, height and width has ``2 * ceil(width / 6)`` numbers,
+    of which the last may be cut off; else time has half of them, height and width a quarter each.
+
+    Args:
+        width: of the vectors.
+        shares: even width of each axis, in the order of the coordinates; together at least the width.
+        temperature: the longest wavelength is 2 pi times this, in units of the coordinate.
+
+    Raises:
+        ValueError: a share is odd or not positive, or they do not fill the width.
+    """
+
+    def __init__(self, width: int, shares: Sequence[int], temperature: float = 10_000.0) -> None:
+        super().__init__()
+        if any(share < 2 or share % 2 for share in shares) or sum(shares) < width:
+            raise ValueError(f"axes of width {tuple(shares)} do not fill a vector of {width}")
+        self.width, self.shares, self.temperature = width, tuple(shares), temperature
+
+    def forward(self, coordinates: Float[Tensor, "shared tokens axes"]) -> Tensor:
+        """Vectors (shared, tokens, width), float32."""
+        parts = [
+            SinCos(share, 1, self.temperature)(coordinates[..., axis : axis + 1])
+            for axis, share in enumerate(self.shares)
+        ]
+        return torch.cat(parts, dim=-1)[..., : self.width]
+
+
 class Rotary(nn.Module):
     """Angles for rotary attention over any number of axes (Su et al. 2021, RoFormer, equation 34).
 
@@ -118,14 +149,24 @@ class Rotary(nn.Module):
         head_width: width of one attention head; even.
         axes: number of coordinates.
         temperature: base of the frequencies.
+        pairs: which elements of a head are turned together: one of each half (``halves``), or neighbours
+            (``adjacent``). ``published`` is a defect of the released V-JEPA 2, for its weights: neighbours
+            are taken as a pair, but the frequencies of an axis are laid out as for halves, so that the two
+            turn at different speeds, lengths change and differences are not all that counts.
 
     Raises:
         ValueError: the head is odd or too narrow to give every axis one pair.
     """
 
-    def __init__(self, head_width: int, axes: int, temperature: float = 10_000.0) -> None:
+    def __init__(
+        self,
+        head_width: int,
+        axes: int,
+        temperature: float = 10_000.0,
+        pairs: Literal["halves", "adjacent", "published"] = "halves",
+    ) -> None:
         super().__init__()
-        self.head_width, self.axes, self.temperature = head_width, axes, temperature
+        self.head_width, self.axes, self.temperature, self.layout = head_width, axes, temperature, pairs
         self.pairs = head_width // (2 * axes)
         if head_width % 2 or self.pairs == 0:
             raise ValueError(
@@ -134,17 +175,29 @@ class Rotary(nn.Module):
             )
 
     def forward(self, coordinates: Float[Tensor, "shared tokens axes"]) -> Tensor:
-        """Angles (shared, tokens, head_width / 2), float32, radians."""
+        """Angles, float32, radians: (shared, tokens, head_width / 2) of halves, else (.., head_width)."""
         steps = torch.arange(self.pairs, device=coordinates.device, dtype=torch.float64) / self.pairs
-        angles = (coordinates.double().unsqueeze(-1) * self.temperature**-steps).flatten(-2)
-        return nn.functional.pad(angles, (0, self.head_width // 2 - angles.shape[-1])).float()
+        angles = coordinates.double().unsqueeze(-1) * self.temperature**-steps
+        whole = self.head_width // 2
+        if self.layout == "adjacent":
+            angles, whole = angles.repeat_interleave(2, dim=-1), self.head_width
+        elif self.layout == "published":
+            angles, whole = torch.cat([angles, angles], dim=-1), self.head_width
+        angles = angles.flatten(-2)
+        return nn.functional.pad(angles, (0, whole - angles.shape[-1])).float()
 
 
 def rotate(
-    vectors: Float[Tensor, "batch heads tokens head"], angles: Float[Tensor, "shared tokens half"]
+    vectors: Float[Tensor, "batch heads tokens head"], angles: Float[Tensor, "shared tokens angles"]
 ) -> Tensor:
-    """Turn each pair (first half, second half) of every head by its token's angles."""
+    """Turn each pair of every head by its token's angles, of which there is one a pair or one an element.
+
+    One a pair: an element of the first half and its like in the second. One an element: neighbours.
+    """
     sine, cosine = angles.sin().unsqueeze(1).to(vectors.dtype), angles.cos().unsqueeze(1).to(vectors.dtype)
+    if angles.shape[-1] == vectors.shape[-1]:
+        first, second = vectors.unflatten(-1, (-1, 2)).unbind(-1)
+        return vectors * cosine + torch.stack([-second, first], dim=-1).flatten(-2) * sine
     first, second = vectors.chunk(2, dim=-1)
     return torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
 

@@ -46,7 +46,7 @@ class Attention(nn.Module):
         self,
         x: Float[Tensor, "batch tokens width"],
         last: int | None = None,
-        angles: Float[Tensor, "shared tokens half"] | None = None,
+        angles: Float[Tensor, "shared tokens angles"] | None = None,
         present: Bool[Tensor, "batch tokens"] | None = None,
     ) -> Tensor:
         """Attend over all tokens; answer for the `last` ones only, where given."""
@@ -130,7 +130,7 @@ class Block(nn.Module):
         self,
         x: Float[Tensor, "batch tokens width"],
         last: int | None = None,
-        angles: Float[Tensor, "shared tokens half"] | None = None,
+        angles: Float[Tensor, "shared tokens angles"] | None = None,
         present: Bool[Tensor, "batch tokens"] | None = None,
     ) -> Tensor:
         """(batch, tokens or `last`, width). What earlier tokens would become is not computed with `last`."""
@@ -256,6 +256,7 @@ class Predictor(nn.Module):
         predictor_width, depth, heads, expansion: of the blocks.
         rotary: angles of coordinates for attention, or None.
         drop_path: of every block, or one rate a block.
+        mask_tokens: how many there are, for mask families of their own (V-JEPA).
         options: of `Block`.
     """
 
@@ -269,19 +270,24 @@ class Predictor(nn.Module):
         expansion: float = 4.0,
         rotary: nn.Module | None = None,
         drop_path: float | Sequence[float] = 0.0,
+        mask_tokens: int = 1,
         **options: Any,
     ) -> None:
         super().__init__()
         bias = options.get("bias", True)
         self.embed = nn.Linear(width, predictor_width, bias=bias)
         self.positions, self.rotary = positions, rotary
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, predictor_width))
+        self.mask_token = nn.Parameter(torch.zeros(mask_tokens, 1, predictor_width))
         self.blocks = _blocks(predictor_width, heads, depth, expansion, drop_path, options)
         self.norm = nn.LayerNorm(predictor_width, eps=1e-6, bias=bias)
         self.out = nn.Linear(predictor_width, width, bias=bias)
 
     def forward(
-        self, context: Tokens, coordinates: Float[Tensor, "shared tokens axes"], masks: Masks
+        self,
+        context: Tokens,
+        coordinates: Float[Tensor, "shared tokens axes"],
+        masks: Masks,
+        family: int = 0,
     ) -> Float[Tensor, "batch blocks targets width"]:
         """Predicted embeddings (B, M, T, D).
 
@@ -289,11 +295,12 @@ class Predictor(nn.Module):
             context: the encoder's tokens at `masks.context`, (B, K, D).
             coordinates: of all tokens of the sample, which the masks point into.
             masks: the context and the target blocks.
+            family: which mask token asks for them.
         """
         blocks, targets = masks.targets.shape[1:]
         wanted = masks.targets.flatten(1)
         seen = self.embed(context.values)
-        asked = self.mask_token.to(seen.dtype).expand(seen.shape[0], wanted.shape[1], -1)
+        asked = self.mask_token[family].to(seen.dtype).expand(seen.shape[0], wanted.shape[1], -1)
         if self.positions is not None:
             table = self.positions(coordinates).to(seen.dtype)
             seen, asked = seen + take(table, masks.context), asked + take(table, wanted)

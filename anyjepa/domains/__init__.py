@@ -96,6 +96,11 @@ class Domain(ABC):
 
     name: ClassVar[str]
     reads_frames: ClassVar[bool] = False
+    endings: ClassVar[frozenset[str]] = frozenset()
+    """Of the names of its files and of those that lie beside them, in small letters (``.png``, ``.nii.gz``).
+
+    `anyjepa look` opens a folder or file as this kind of data only if such a name is in it; none: always.
+    """
 
     @abstractmethod
     def open(
@@ -132,6 +137,31 @@ class Domain(ABC):
 
         NaN leaves a token as it is.
         """
+
+    def likeness(self, samples: Samples) -> float:
+        """How surely what was opened is this kind of data, 0 to 1, where another kind can read it too."""
+        return 0.5
+
+    def in_words(self, facts: dict) -> dict[str, str]:
+        """What was measured, for a person: shapes with units, channels by name. Here the plain facts."""
+        plain = {
+            name.replace("_", " "): value
+            for name, value in facts.items()
+            if isinstance(value, str | int | float) or (isinstance(value, list) and len(str(value)) < 80)
+        }
+        return {
+            name: f"{value:,.4g}" if isinstance(value, float) else str(value) for name, value in plain.items()
+        }
+
+    def doubts(self, samples: Samples, facts: dict) -> list[str]:
+        """What cannot be learned from such data, in sentences. Here channels that never change."""
+        spread = facts.get("std")
+        if not isinstance(spread, list):
+            return []
+        flat = [str(number) for number, value in enumerate(spread) if value == 0]
+        if not flat:
+            return []
+        return [f"{len(flat)} of {len(spread)} channels never change (number {', '.join(flat[:5])})."]
 
     def figure(
         self, batch: dict[str, Tensor], index: int, facts: dict, colours: Tensor | None = None

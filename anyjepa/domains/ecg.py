@@ -14,6 +14,7 @@ from torch.nn import functional
 from anyjepa.core.errors import BadSample, UserError
 from anyjepa.domains import Domain, Samples
 from anyjepa.domains.ecg_paper import drawn, painted
+from anyjepa.domains.ecg_records import EDF, FileRecords
 from anyjepa.domains.ecg_samples import EcgSamples
 from anyjepa.domains.ecg_sources import open_ecg
 
@@ -25,12 +26,14 @@ HIGHEST = 40.0  # Hz; what a monitor's filter lets through
 BAND = 1.0  # Hz
 LONGEST_LAG = 2.0  # seconds: an interval of 30 beats a minute
 ENVELOPE_RATE = 50.0  # Hz
+LEADS = (1, 2, 3, 5, 6, 8, 12, 15)  # how many are commonly recorded
 
 
 class Ecg(Domain):
     """ECGs of any leads and rate. A batch is {"ecg": (n, leads, time) millivolts, "recorded": (n, leads)}."""
 
     name = "ecg"
+    endings = frozenset({".hea", ".dat", ".mat", ".atr", *EDF, ".npy", ".npz", ".tsv"})
 
     def open(
         self,
@@ -78,6 +81,30 @@ class Ecg(Domain):
             "mean": mean.tolist(),
             "std": deviation.tolist(),
         }
+
+    def likeness(self, samples: Samples) -> float:
+        """Records for sure, beats of the UCR archive nearly; arrays by their number of leads and length."""
+        assert isinstance(samples, EcgSamples)
+        if isinstance(samples.records, FileRecords):
+            return 1.0
+        if "UCR" in samples.description:
+            return 0.9
+        return 0.8 if len(samples.leads) in LEADS and samples.points(0) >= 200 else 0.05
+
+    def in_words(self, facts: dict) -> dict[str, str]:
+        """Leads by name, rate in hertz, length of a crop, deviation of each lead in millivolts."""
+        leads = [str(name) for name in facts["leads"]]
+        return {
+            "leads": f"{len(leads)}: {', '.join(leads)}",
+            "rate": f"{facts['rate']:g} Hz, as it is read",
+            "crop": f"{facts['points'] / facts['rate']:.4g} s, {facts['points']:,} samples a lead",
+            "deviation": ", ".join(f"{value:.2g}" for value in facts["std"]) + " mV",
+        }
+
+    def doubts(self, samples: Samples, facts: dict) -> list[str]:
+        """Leads that are flat."""
+        flat = [str(lead) for lead, value in zip(facts["leads"], facts["std"], strict=True) if value == 0]
+        return [f"flat in every record: lead {', '.join(flat)}."] if flat else []
 
     def raw(self, batch: dict[str, Tensor], facts: dict) -> Float[Tensor, "n features"]:
         """What the signals say without learning: waveform, spectrum and rhythm, for the length of a crop.

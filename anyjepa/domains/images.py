@@ -16,6 +16,8 @@ from anyjepa.core.tokens import Tokens
 from anyjepa.domains import Domain, Samples
 from anyjepa.domains.dense_labels import MaskFolder
 from anyjepa.domains.image_crops import random_resized_crop, resize
+from anyjepa.domains.image_files import SUFFIXES
+from anyjepa.domains.image_samples import FileStore, ImageSamples
 from anyjepa.domains.image_sources import open_images
 
 __all__ = ["Images", "random_resized_crop", "resize"]
@@ -23,12 +25,14 @@ __all__ = ["Images", "random_resized_crop", "resize"]
 MEASURED = 2000
 RAW_SIDE = 32
 PICTURE_SIDE = 96
+SMALLEST_PATCH = 4  # pixels a side
 
 
 class Images(Domain):
     """Images of any size, channels and depth. A batch is {"image": (n, channels, height, width)}."""
 
     name = "image"
+    endings = frozenset({*SUFFIXES, ".npz", "-ubyte", "-ubyte.gz"})
 
     def open(
         self,
@@ -92,6 +96,36 @@ class Images(Domain):
             "mixed_sizes": len(set(shapes)) > 1,
         }
 
+    def likeness(self, samples: Samples) -> float:
+        """Files of pictures for sure; arrays where they are of bytes, or have a picture's channels."""
+        assert isinstance(samples, ImageSamples)
+        if isinstance(samples.store, FileStore):
+            return 0.5 if samples.identity(0).endswith(".npy") else 1.0
+        height, width, _ = samples.read(0).shape
+        if min(height, width) < 8:
+            return 0.05
+        return 1.0 if samples.dtype == np.uint8 else 0.6
+
+    def in_words(self, facts: dict) -> dict[str, str]:
+        """Size in pixels, channels, depth, and the mean and deviation of each channel."""
+        size = f"{facts['width']} x {facts['height']} pixels"
+        return {
+            "size": f"{size} (the median: sizes differ)" if facts["mixed_sizes"] else size,
+            "channels": {1: "1, grey", 3: "3, colour"}.get(facts["channels"], str(facts["channels"])),
+            "values": f"{facts['dtype']}, mean {_figures(facts['mean'])}, deviation {_figures(facts['std'])}",
+        }
+
+    def doubts(self, samples: Samples, facts: dict) -> list[str]:
+        """Channels that never change, and images smaller than any patch."""
+        found = super().doubts(samples, facts)
+        smallest = min(facts["height"], facts["width"])
+        if smallest < SMALLEST_PATCH:
+            found.append(
+                f"images of {facts['width']} x {facts['height']} pixels are smaller than a patch of "
+                f"{SMALLEST_PATCH}: they are enlarged, which adds nothing that a mask could hide."
+            )
+        return found
+
     def raw(self, batch: dict[str, Tensor], facts: dict) -> Float[Tensor, "n features"]:
         """The pixels, averaged down to at most 32 x 32, in raw units."""
         image = batch["image"].to(torch.float32)
@@ -150,6 +184,11 @@ class Images(Domain):
         pixels = functional.interpolate(image, size=(rows * side, columns * side), mode="area")
         pixels = functional.unfold(pixels, side, stride=side).mT
         return [one.values.float() for one in tokens], pixels, labels.to(image.device)
+
+
+def _figures(values: Sequence[float]) -> str:
+    shown = ", ".join(f"{value:.3g}" for value in values[:4])
+    return f"{shown} ..." if len(values) > 4 else shown
 
 
 def _one_hot(mask: np.ndarray, classes: int) -> np.ndarray:

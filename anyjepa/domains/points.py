@@ -16,14 +16,17 @@ from anyjepa.core.tokens import Tokens
 from anyjepa.core.upsampling import interpolated
 from anyjepa.domains import Domain, Samples
 from anyjepa.domains.point_drawing import drawn_cloud, turnable_cloud
-from anyjepa.domains.point_samples import PointSamples
-from anyjepa.domains.point_sources import SURFACE_POINTS, open_points
+from anyjepa.domains.point_files import SUFFIXES, TEXT_SUFFIXES
+from anyjepa.domains.point_samples import ArrayClouds, FileClouds, PointSamples
+from anyjepa.domains.point_sources import HDF5, SURFACE_POINTS, open_points
 
 __all__ = ["Points", "resampled"]
 
 MEASURED = 500
 PAIRS = 4096  # of points whose distances make the histogram
 BINS = 64
+FEW_POINTS = 64
+MOST_COLUMNS = 10  # of a point: place, normal, colour, intensity
 CELLS = 8  # a side of the grid of the raw description
 
 
@@ -31,6 +34,7 @@ class Points(Domain):
     """Clouds of points in space. A batch is {"points": (n, points, 3 + channels) float32}."""
 
     name = "points"
+    endings = frozenset({*SUFFIXES, *HDF5, ".npz"})
 
     def open(
         self,
@@ -87,6 +91,43 @@ class Points(Domain):
             facts["dropped_counted_in_clouds"] = samples.looked_at
             facts.update(samples.drawing)
         return facts
+
+    def likeness(self, samples: Samples) -> float:
+        """Scans, meshes and voxels for sure, lines of numbers hardly; arrays by their number of columns."""
+        assert isinstance(samples, PointSamples)
+        if isinstance(samples.store, FileClouds):
+            names = samples.store.names
+            doubtful = sum(name.lower().endswith((*TEXT_SUFFIXES, ".npy")) for name in names)
+            return 1.0 if 2 * doubtful < len(names) else 0.3
+        if isinstance(samples.store, ArrayClouds):
+            points, columns = samples.store.decode(0).shape
+            return 0.9 if columns <= MOST_COLUMNS and points > 2 * columns else 0.05
+        return 1.0
+
+    def in_words(self, facts: dict) -> dict[str, str]:
+        """Points a cloud, radius in the data's unit, numbers of a point, points left out."""
+        few, most = facts["least_points"], facts["most_points"]
+        words = {
+            "points": f"{facts['points']:,} a cloud" + (f" ({few:,} to {most:,})" if few != most else ""),
+            "radius": f"{facts['radius']:.4g} in the data's own unit",
+            "numbers of a point": f"x, y, z and {facts['channels']} more" if facts["channels"] else "x, y, z",
+        }
+        lost = facts.get("dropped_not_finite", 0), facts.get("dropped_duplicates", 0)
+        if any(lost):
+            words["left out"] = f"{lost[0]:,} points that are not finite, {lost[1]:,} that repeat another"
+        return words
+
+    def doubts(self, samples: Samples, facts: dict) -> list[str]:
+        """Clouds of a few points or of no extent, and channels that never change."""
+        found = super().doubts(samples, {"std": facts["channel_std"]})
+        if facts["least_points"] < FEW_POINTS:
+            found.append(
+                f"the smallest cloud has {facts['least_points']} points, fewer than {FEW_POINTS}: its "
+                "patches overlap almost wholly, and there is little to predict."
+            )
+        if facts["radius"] == 0:
+            found.append("all points of a cloud lie in one place: there is no shape to learn.")
+        return found
 
     def raw(self, batch: dict[str, Tensor], facts: dict) -> Float[Tensor, "n features"]:
         """What a cloud's shape says without learning, after centring it and scaling it to the unit ball.

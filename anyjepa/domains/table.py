@@ -14,6 +14,7 @@ from torch import Tensor
 from anyjepa.core.errors import UserError
 from anyjepa.domains import Domain, Frame, Samples
 from anyjepa.domains.table_columns import Column
+from anyjepa.domains.table_formats import SUFFIXES
 from anyjepa.domains.table_pictures import row_figure, row_picture
 from anyjepa.domains.table_samples import TableSamples, open_table
 
@@ -27,6 +28,7 @@ class Table(Domain):
 
     name = "table"
     reads_frames = True
+    endings = SUFFIXES
 
     def open(
         self,
@@ -54,6 +56,35 @@ class Table(Domain):
             for column, cells in zip(samples.layout.columns, samples.array.T, strict=True)
         ]
         return {"rows": len(samples), "columns": columns, **samples.layout.facts()}
+
+    def likeness(self, samples: Samples) -> float:
+        """Named columns nearly for sure; numbers without a heading may as well be something else."""
+        assert isinstance(samples, TableSamples)
+        numbered = sum(any(letter.isdigit() for letter in c.name) for c in samples.layout.columns)
+        return 0.9 if 2 * numbered < len(samples.layout.columns) else 0.3
+
+    def in_words(self, facts: dict) -> dict[str, str]:
+        """Columns by type and name, missing cells, what was left out and why, the label."""
+        words = {}
+        for kind in dict.fromkeys(column["kind"] for column in facts["columns"]):
+            names = [column["name"] for column in facts["columns"] if column["kind"] == kind]
+            more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+            words[f"{kind} columns"] = f"{len(names)}: {', '.join(names[:8])}{more}"
+        gaps = {column["name"]: column["missing"] for column in facts["columns"] if column["missing"]}
+        if gaps:
+            worst = sorted(gaps, key=lambda name: -gaps[name])[:5]
+            words["missing cells"] = ", ".join(f"{name} {gaps[name]:.1%}" for name in worst)
+        if facts["left_out"]:
+            words["left out"] = ", ".join(f"{name} {why}" for name, why in facts["left_out"].items())
+        if facts["label"]:
+            words["label"] = facts["label"]["name"]
+        return words
+
+    def doubts(self, samples: Samples, facts: dict) -> list[str]:
+        """A table of one column."""
+        if len(facts["columns"]) < 2:
+            return ["there is one column: nothing is left to predict it from."]
+        return []
 
     def raw(self, batch: dict[str, Tensor], facts: dict) -> Float[Tensor, "n features"]:
         """Numbers standardised (0 where missing), categories one-hot, and whether each cell is missing.

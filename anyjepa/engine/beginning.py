@@ -6,6 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from anyjepa.core.errors import UserError
 from anyjepa.core.method import Method
 from anyjepa.engine.checkpoint import checkpoints, load_strictly
@@ -65,12 +67,20 @@ def begun_with(
 
 
 def stretched(before: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
-    """`fields`, with the size of image that sines are to be stretched from where another is asked."""
-    if "image_size" not in fields or "position_size" in fields or before.get("positions") != "sin-cos":
+    """`fields`, with the size that sines are to be stretched from where another is asked.
+
+    Of images, and of clips, whose number of frames is stretched alike.
+    """
+    if before.get("positions") != "sin-cos":
         return fields
-    if tuple(fields["image_size"]) == tuple(before["image_size"]) or any(before.get("position_size", ())):
-        return fields
-    return {**fields, "position_size": tuple(before["image_size"])}
+    added: dict[str, Any] = {}
+    for name, spanned in (("image_size", "position_size"), ("frames", "position_frames")):
+        if name not in fields or spanned in fields or name not in before:
+            continue
+        asked, own = (np.atleast_1d(values[name]).tolist() for values in (fields, before))
+        if asked != own and not np.any(before.get(spanned, 0)):
+            added[spanned] = before[name] if name == "frames" else tuple(before[name])
+    return {**fields, **added}
 
 
 def fill_from(init: str | Path, method: Method, kind: Recipe) -> None:

@@ -14,7 +14,7 @@ from anyjepa.engine.portable import describe
 from anyjepa.engine.run import Run
 
 MARK = "library_name: anyjepa"  # by which a card of ours is told from a page of yours
-TASKS = {"image": "image-feature-extraction"}
+TASKS = {"image": "image-feature-extraction", "video": "video-classification"}
 HEALTH = (
     "rankme",
     "rankme_centred",
@@ -118,12 +118,12 @@ def _code(run: Run, file: str, format: str, measured: dict[str, Any], output: st
         )
         units = f"`pixels` are standardised images: {_statistics(run)}\n"
     else:
-        where = repo or "FOLDER"
+        where, kind = repo or "FOLDER", "Video" if run.domain.name == "video" else "Image"
         lines = (
-            "from transformers import AutoImageProcessor, AutoModel\n\n"
-            f'processor = AutoImageProcessor.from_pretrained("{where}")\n'
+            f"from transformers import Auto{kind}Processor, AutoModel\n\n"
+            f'processor = Auto{kind}Processor.from_pretrained("{where}")\n'
             f'model = AutoModel.from_pretrained("{where}")\n'
-            'tokens = model(**processor(image, return_tensors="pt")).last_hidden_state\n'
+            f'tokens = model(**processor({kind.lower()}, return_tensors="pt")).last_hidden_state\n'
             "vector = tokens.mean(1)"
         )
         units = ""

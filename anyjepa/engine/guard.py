@@ -13,6 +13,7 @@ from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
 from anyjepa.core.errors import UserError
+from anyjepa.engine.shards import whole
 
 IN_A_ROW = 3  # such steps end the training
 
@@ -49,6 +50,7 @@ class Guard:
         """
         if norm is None:
             norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = whole(norm)
         bad = (~(loss.detach().isfinite() & norm.isfinite())).to(self.left_out)
         if distributed.is_available() and distributed.is_initialized():
             distributed.all_reduce(bad, distributed.ReduceOp.MAX)

@@ -50,8 +50,8 @@ def import_checkpoint(
 
     Args:
         checkpoint: a file of ``torch.save`` or safetensors, or a folder of transformers or timm. Of i-jepa:
-            the released code's, ``IJepaModel`` folders, timm's vision transformers as a start; of ecg-jepa:
-            the released code's.
+            the released code's, ``IJepaModel`` folders, timm's vision transformers as a start; of v-jepa: the
+            released code's of V-JEPA and V-JEPA 2, ``VJEPA2Model`` folders; of ecg-jepa: the released code's.
         recipe: its name.
         out: the run's folder, which must be new.
         data: source that statistics are measured on; without it the published ones are taken.
@@ -251,9 +251,12 @@ def _config(kind: Any, path: Path, layout: Layout, data: str | None, mean: Any, 
 
 def _complete(kind: Any, facts: dict[str, Any]) -> dict[str, Any]:
     """With what else is known of the images that a network takes, where no data was measured."""
-    if kind.domain != "image" or "height" in facts:
+    if kind.domain not in ("image", "video") or "height" in facts:
         return facts
     height, width = kind.image_size
+    if kind.domain == "video":
+        clips = {"clip_frames": kind.frames, "clip_rate": kind.fps, "tubelet": kind.tubelet}
+        return {**facts, "dtype": "uint8", "height": height, "width": width, **clips}
     return {**facts, "dtype": "uint8", "height": height, "width": width, "mixed_sizes": False}
 
 

@@ -1,4 +1,4 @@
-"""What a run tells while it trains: metrics.jsonl, TensorBoard, and progress for a person."""
+"""What a run tells while it trains: metrics.jsonl, TensorBoard, other trackers, progress for a person."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
 from anyjepa.engine.files import append_line, explained, read_lines, write_whole
+from anyjepa.engine.tracking import Tracker
 
 PLAIN_SECONDS = 10.0
 SHOWN = ("loss", "rankme", "samples_per_second")
@@ -26,12 +27,19 @@ class Journal:
         start: steps already done; later rows of metrics.jsonl, written before a crash, are dropped.
         quiet: show nothing.
         writing: False in a process that leaves writing and speaking to another.
+        tracker: is given each row too; when it fails, the run goes on without it.
     """
 
     def __init__(
-        self, run: Path, steps: int, start: int = 0, quiet: bool = False, writing: bool = True
+        self,
+        run: Path,
+        steps: int,
+        start: int = 0,
+        quiet: bool = False,
+        writing: bool = True,
+        tracker: Tracker | None = None,
     ) -> None:
-        self.path, self.writing = run / "metrics.jsonl", writing
+        self.path, self.writing, self.tracker = run / "metrics.jsonl", writing, tracker
         quiet = quiet or not writing
         if writing:
             kept = [row for row in read_lines(self.path) if row["step"] <= start]
@@ -63,6 +71,7 @@ class Journal:
             for name, value in row.items():
                 if isinstance(value, int | float) and name != "step":
                     self.board.add_scalar(name, value, row["step"])
+        self._track(row)
         figures = "  ".join(f"{name.replace('_', ' ')} {row[name]:.4g}" for name in SHOWN if name in row)
         if self.bar:
             self.bar.update(self.task, completed=row["step"], figures=figures)
@@ -72,6 +81,19 @@ class Journal:
             self.console.print(
                 f"step {row['step']}/{self.steps}  {figures}  {left:.0f} s left", highlight=False
             )
+
+    def _track(self, row: dict[str, Any]) -> None:
+        if self.tracker is None:
+            return
+        figures = {n: float(v) for n, v in row.items() if isinstance(v, int | float) and n != "step"}
+        try:
+            self.tracker.record(row["step"], figures)
+        except self.tracker.errors as problem:
+            self._untracked(problem)
+
+    def _untracked(self, problem: Exception) -> None:
+        self.tracker = None
+        self.say(f"the tracker failed, and the run goes on without it: {problem}", style="yellow")
 
     def say(self, message: str, style: str = "") -> None:
         """A sentence for the person, above the bar."""
@@ -85,3 +107,8 @@ class Journal:
             return
         with explained(f"write TensorBoard's events beside {self.path}"):
             self.board.close()
+        if self.tracker is not None:
+            try:
+                self.tracker.close()
+            except self.tracker.errors as problem:
+                self._untracked(problem)

@@ -16,6 +16,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from anyjepa.core.errors import UserError
+from anyjepa.engine.video_layouts import (
+    mask_tokens,
+    of_second,
+    released_fields,
+    transformers_fields,
+    transformers_video,
+)
 from anyjepa.engine.vision_layouts import TIMM, TRANSFORMERS, ratio, renamed, square_grid
 
 State = dict[str, Tensor]
@@ -328,11 +335,59 @@ def ecg_jepa(checkpoint: Mapping[str, Any]) -> Layout | None:
     return Layout(fields, parts, facts, whose, left_out)
 
 
+def v_jepa(checkpoint: Mapping[str, Any]) -> Layout | None:
+    """The checkpoint that the released code of V-JEPA and of V-JEPA 2 writes: as I-JEPA's, over tubelets."""
+    if not isinstance(checkpoint.get("target_encoder", checkpoint.get("encoder")), dict):
+        return None
+    states = {
+        ours: _plain(checkpoint[theirs])
+        for ours, theirs in (("encoder", "encoder"), ("target", "target_encoder"), ("predictor", "predictor"))
+        if isinstance(checkpoint.get(theirs), dict)
+    }
+    first = states.get("target", states.get("encoder", {}))
+    if "patch_embed.proj.weight" not in first or first["patch_embed.proj.weight"].ndim != 5:
+        return None
+    fields = of_second(released_fields(first))
+    parts = {name: _timm_encoder(state) for name, state in states.items() if name != "predictor"}
+    if "predictor" in states:
+        parts["predictor"] = mask_tokens(_predictor(states["predictor"], PREDICTOR))
+        known = 12 if fields["positions"] == "rotary" and fields["heads"] else fields["heads"]
+        fields |= _predictor_fields(parts["predictor"], known)
+        fields["mask_tokens"] = len(parts["predictor"]["mask_token"])
+    return _video_layout(fields, parts, first["patch_embed.proj.weight"].shape[1])
+
+
+def transformers_v_jepa(checkpoint: Mapping[str, Any]) -> Layout | None:
+    """A folder that transformers wrote: ``config.json`` of a V-JEPA 2 model and its weights."""
+    config = checkpoint.get("config.json")
+    if not isinstance(config, dict) or config.get("model_type") != "vjepa2":
+        return None
+    parts, left_out = transformers_video(checkpoint)
+    prepared = checkpoint.get("preprocessor_config.json") or {}
+    scale = prepared.get("rescale_factor", 1 / 255) if prepared.get("do_rescale", True) else 1.0
+    mean, std = (prepared.get(f"image_{name}") for name in ("mean", "std"))
+    given = None if mean is None or std is None else ([v / scale for v in mean], [v / scale for v in std])
+    fields = of_second(transformers_fields(config))
+    return _video_layout(fields, parts, config.get("in_chans", 3), given, left_out)
+
+
+def _video_layout(
+    fields: dict[str, Any], parts: dict[str, State], channels: int, given: Any = None, left_out: Any = ()
+) -> Layout:
+    facts = _image_facts(channels, *given) if given else _image_facts(channels)
+    whose = "the folder's" if given else "ImageNet's" if facts else ""
+    return Layout(fields, parts, facts | {"channels": channels}, whose, list(left_out))
+
+
 LAYOUTS: dict[str, dict[str, Reader]] = {
     "i-jepa": {
         "the released I-JEPA code": i_jepa,
         "an I-JEPA folder of transformers": transformers_i_jepa,
         "a vision transformer of timm": timm_vit,
+    },
+    "v-jepa": {
+        "the released V-JEPA code": v_jepa,
+        "a V-JEPA 2 folder of transformers": transformers_v_jepa,
     },
     "ecg-jepa": {"the released ECG-JEPA code": ecg_jepa},
 }

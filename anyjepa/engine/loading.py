@@ -25,15 +25,18 @@ def read_many(
     patience: float = 0.0,
     lost: Mapping[int, str] = MappingProxyType({}),
     begun: Callable[[int], None] | None = None,
+    chances: np.ndarray | None = None,
 ) -> tuple[list[np.ndarray] | np.ndarray, list[BadSample]]:
     """Raw samples; a damaged one is replaced by the next that is whole, and named.
 
     Args:
-        samples: of one source.
+        samples: of one source; those with a method ``read_part(index, uniforms)`` give the part that a step
+            trains on, so that no more of a long sample, such as a video, is decoded.
         indices: (n,) of the samples.
         patience: seconds that reading one may take; 0 for no limit.
         lost: samples that are known to be unreadable, and why.
         begun: is told which sample is about to be read.
+        chances: (n, 16) uniforms of each, as `Recipe.draw` gets them.
 
     Raises:
         UserError: a hundred in a row are damaged.
@@ -42,7 +45,8 @@ def read_many(
     if resident is not None:
         return resident[indices], []
     found, problems = [], []
-    for first in indices:
+    part = None if chances is None else getattr(samples, "read_part", None)
+    for row, first in enumerate(indices):
         for attempt in range(100):
             index = int((first + attempt) % len(samples))
             try:
@@ -51,7 +55,10 @@ def read_many(
                 if begun:
                     begun(index)
                 with time_limit(patience, samples, index):
-                    found.append(samples.read(index))
+                    if part is None or chances is None:
+                        found.append(samples.read(index))
+                    else:
+                        found.append(part(index, chances[row]))
                 break
             except BadSample as problem:
                 problems.append(problem)
@@ -101,8 +108,9 @@ class Steps(Dataset):
         size = self.batch_size // processes
         start = position * self.batch_size + rank * size
         indices = order[start : start + size]
-        raw, problems = read_many(self.samples, indices, self.patience, self.lost, self.begun)
-        return self.recipe.draw(raw, uniforms(self.seed, epoch, indices)), problems
+        chances = uniforms(self.seed, epoch, indices)
+        raw, problems = read_many(self.samples, indices, self.patience, self.lost, self.begun, chances)
+        return self.recipe.draw(raw, chances), problems
 
 
 @functools.lru_cache(maxsize=2)

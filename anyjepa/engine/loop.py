@@ -17,7 +17,7 @@ from anyjepa.core.processes import share_statistics
 from anyjepa.core.transformer import Encoder, Predictor
 from anyjepa.domains import Samples
 from anyjepa.engine.beginning import fill_from
-from anyjepa.engine.checkpoint import newest_checkpoint, restore, save_checkpoint, save_encoder
+from anyjepa.engine.checkpoint import newest_checkpoint, restore, save_checkpoint, save_encoder, save_parts
 from anyjepa.engine.files import append_line, explained, read_lines
 from anyjepa.engine.guard import Guard, diverged
 from anyjepa.engine.journal import Journal
@@ -26,8 +26,10 @@ from anyjepa.engine.optimiser import apply, build_optimiser, schedule
 from anyjepa.engine.randomness import step_generator
 from anyjepa.engine.run import build_method, write_config
 from anyjepa.engine.settings import Settings
+from anyjepa.engine.shards import is_cut, whole
 from anyjepa.engine.signals import stop_signals
 from anyjepa.engine.team import Team
+from anyjepa.engine.tracking import tracker
 from anyjepa.engine.watch import RECOVERED, Watch
 from anyjepa.engine.workers import batches
 from anyjepa.recipes import Recipe
@@ -71,9 +73,10 @@ class Training:
         self.method = build_method(kind, config["data"]["facts"], config["seed"]).to(device)
         if team.size > 1:
             share_statistics(self.method)
+        # before weights are restored, for it may change their dtype and cut them over the processes
+        self.model = self.fabric.setup_module(self.method)
         self.optimiser = build_optimiser(self.method, kind)
-        # before weights are restored, for it may change their dtype
-        self.model, self.stepping = self.fabric.setup(self.method, self.optimiser)
+        self.stepping: Any = self.fabric.setup_optimizers(self.optimiser)
         self.guard = Guard(self.method, self.optimiser, device)
         checkpoint, complaints = newest_checkpoint(path / "checkpoints")
         if checkpoint:
@@ -84,7 +87,8 @@ class Training:
         self.named = {row["sample"] for row in read_lines(path / "skipped.jsonl")}
         before = checkpoint.facts.get("before") if checkpoint else None
         self.watch = Watch(Shape(*before) if before else None)
-        self.journal = Journal(path, self.steps, self.start, settings.quiet, writing=team.first)
+        told = tracker(settings.log, path, config, settings.quiet) if team.first else None
+        self.journal = Journal(path, self.steps, self.start, settings.quiet, team.first, told)
         logged = read_lines(path / "metrics.jsonl")
         self.last: dict[str, Any] = logged[-1] if logged else {}
         self._introduce(complaints)
@@ -134,7 +138,11 @@ class Training:
             values = schedule(self.recipe, step, self.steps)
             log.add(*self._step(batch, step, values))
             damaged += problems
-            told = self.team.any_said(stopped[0] if stopped else 0)
+            every = self.settings.checkpoint_every
+            late = time.monotonic() - saved_at > 60
+            told, late = self.team.any_said(stopped[0] if stopped else 0, int(late))
+            # what is said is heard a step later, when a checkpoint may just have been made
+            due = step - saved >= (every or (2 if late else self.steps))
             if step % self.settings.log_every == 0 or step == self.steps or told:
                 self._name_damaged(self.team.gathered(damaged))
                 damaged = []
@@ -142,8 +150,6 @@ class Training:
             elif damaged and self.team.size == 1:
                 self._name_damaged(damaged)
                 damaged = []
-            every = self.settings.checkpoint_every
-            due = step - saved >= every if every else time.monotonic() - saved_at > 60
             last = told or self.ended or step == self.steps
             if last or (due and not self.guard.in_doubt(step)):
                 self._save(step)
@@ -226,18 +232,19 @@ class Training:
             limit_damage([*new, *bad], total, self.settings.max_bad_fraction)
 
     def _save(self, step: int) -> None:
-        finite = torch.stack([parameter.isfinite().all() for parameter in self.method.parameters()])
+        finite = torch.stack([whole(value.isfinite().all()) for value in self.method.parameters()])
         if not finite.all():
             raise diverged("a weight is no longer a number", step)
-        if not self.team.first:
-            return
         facts, keep = {"before": self.watch.before}, self.settings.keep_checkpoints
-        save_checkpoint(self.path / "checkpoints", step, self.method, self.optimiser, facts, keep)
+        folder = self.path / "checkpoints"
+        if is_cut(self.method):
+            save_parts(folder, step, self.method, self.optimiser, facts, keep, self.team)
+        elif self.team.first:
+            save_checkpoint(folder, step, self.method, self.optimiser, facts, keep)
 
     def _finish(self, step: int, stopped_by: int) -> dict[str, Any]:
         with explained(f"write the encoder to {self.path} (the checkpoint is intact)"):
-            if self.team.first:
-                save_encoder(self.method, self.path / "encoder.safetensors")
+            save_encoder(self.method, self.path / "encoder.safetensors", self.team.first)
             self._set_status("finished" if step >= self.steps else "stopped")
         self.team.wait()
         keys = ("loss", "rankme", "rankme_centred", "samples_per_second")

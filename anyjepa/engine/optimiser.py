@@ -33,8 +33,9 @@ def schedule(recipe: Recipe, step: int, steps: int) -> dict[str, float]:
     """Learning rate and weight decay of update `step` (from 1) of `steps`.
 
     The warm-up keeps its share of the training when the number of steps is not what the epochs give.
+    Schedules may be planned for more steps than there are (`Recipe.planned`).
     """
-    warmup = round(steps * recipe.warmup_epochs / recipe.epochs)
+    warmup, steps = round(steps * recipe.warmup_epochs / recipe.epochs), recipe.planned(steps)
     return {
         "learning_rate": warmup_cosine(
             step, steps, warmup, recipe.start_learning_rate, recipe.learning_rate, recipe.final_learning_rate

@@ -17,6 +17,7 @@ from torch import Tensor
 from anyjepa.core.errors import UserError, nearest, require
 from anyjepa.core.method import Batch
 from anyjepa.domains.image_patches import ImagePatches
+from anyjepa.domains.video_tubelets import Tubelets
 from anyjepa.engine.card import write_card
 from anyjepa.engine.files import explained, write_whole
 from anyjepa.engine.portable import (
@@ -29,6 +30,7 @@ from anyjepa.engine.portable import (
     write_torchscript,
 )
 from anyjepa.engine.run import Run, load, load_encoder_file
+from anyjepa.engine.video_layouts import video_parts, write_transformers_video
 from anyjepa.engine.vision_layouts import sizes, timm_state, timm_tokens, vision_encoder, write_transformers
 
 FORMATS = {
@@ -57,7 +59,8 @@ def export(
     its metadata the recipe with every field, so that ``anyjepa.load(file)`` needs nothing else. ``onnx``,
     ``torchscript`` and ``torch-export`` are graphs from a batch of any size, in the data's own units, to
     embeddings. ``transformers`` is a folder for ``AutoModel.from_pretrained``, ``timm`` a state dict for the
-    network that the call in ``create_model`` makes: both of vision transformers only.
+    network that the call in ``create_model`` makes: both of vision transformers only, and of V-JEPA with the
+    released rotary positions a ``VJEPA2Model`` folder.
 
     Args:
         run: a run or its folder.
@@ -123,12 +126,13 @@ def _write_timm(run: Run, out: Path, _output: Output) -> Measured:
 
 
 def _write_transformers(run: Run, out: Path, _output: Output) -> Measured:
-    encoder = vision_encoder(run, "transformers")
+    video = run.domain.name == "video"
+    encoder = video_parts(run)[0] if video else vision_encoder(run, "transformers")
     library = require("transformers", "backbones")
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
     try:
         with explained(f"write {out}"):
-            write_transformers(run, folder)
+            (write_transformers_video if video else write_transformers)(run, folder)
             for file in sorted(folder.iterdir()):
                 os.replace(file, out / file.name)
     finally:
@@ -137,15 +141,20 @@ def _write_transformers(run: Run, out: Path, _output: Output) -> Measured:
 
     def given(batch: Batch) -> Tensor:
         with torch.inference_mode():
+            if video:
+                # frames come before channels there
+                clips = _pixels(encoder.tokenizer, batch).transpose(1, 2)
+                return model(pixel_values_videos=clips, skip_predictor=True).last_hidden_state
             return model(pixel_values=_pixels(encoder.tokenizer, batch)).last_hidden_state
 
     return {"max_difference": largest_difference(embedded(run, "tokens"), given, example(run))}
 
 
 def _pixels(tokenizer: Any, batch: Batch) -> Tensor:
-    """Images as other libraries take them: standardised before the network, not in it."""
-    assert isinstance(tokenizer, ImagePatches)
-    return (batch["image"].float() - tokenizer.mean.cpu()) / tokenizer.std.cpu()
+    """Images or clips as other libraries take them: standardised before the network, not in it."""
+    assert isinstance(tokenizer, ImagePatches | Tubelets)
+    raw = batch["video" if isinstance(tokenizer, Tubelets) else "image"]
+    return (raw.float() - tokenizer.mean.cpu()) / tokenizer.std.cpu()
 
 
 WRITERS: dict[str, Callable[[Run, Path, Output], Measured]] = {

@@ -9,11 +9,23 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision import DoublePrecision
 from torch import Tensor, distributed
 
 from anyjepa.core.errors import UserError
 from anyjepa.engine.run import choose_device
 from anyjepa.engine.settings import Settings
+from anyjepa.engine.shards import shard
+
+
+def _strategy(processes: int, sharded: bool) -> Any:
+    if processes == 1:
+        return "auto"
+    if not sharded:
+        return "ddp"
+    from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
+
+    return ModelParallelStrategy(shard, data_parallel_size=processes, tensor_parallel_size=1)
 
 
 class Team:
@@ -36,8 +48,10 @@ class Team:
         world = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", local)))
         self.fabric = Fabric(
             accelerator=device.type, devices=local, num_nodes=max(1, world // local),
-            strategy="ddp" if world > 1 else "auto",
-            precision=precision,
+            strategy=_strategy(world, settings.sharded),
+            # as a plug-in, for Fabric has no name for it where weights are cut
+            plugins=DoublePrecision() if precision == "64-true" else None,
+            precision=None if precision == "64-true" else precision,
         )  # fmt: skip
         self.fabric.launch()
         self.rank, self.size = self.fabric.global_rank, self.fabric.world_size
@@ -75,19 +89,19 @@ class Team:
             )
         return batch_size // self.size
 
-    def any_said(self, number: int) -> int:
-        """The largest number that any process gave one call earlier; 0 at first.
+    def any_said(self, *numbers: int) -> tuple[int, ...]:
+        """The largest of each number that any process gave one call earlier; 0 at first.
 
         Late by a call, so that nobody waits: all processes learn of a signal after the same step.
         """
         if self._control is None:
-            return number
-        heard = 0
+            return numbers
+        heard: tuple[int, ...] = (0,) * len(numbers)
         if self._word is not None:
             word, sent = self._word
             sent.wait()
-            heard = int(word)
-        word = torch.tensor(number)
+            heard = tuple(word.tolist())
+        word = torch.tensor(numbers)
         self._word = (
             word,
             distributed.all_reduce(word, distributed.ReduceOp.MAX, group=self._control, async_op=True),

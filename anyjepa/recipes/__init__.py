@@ -16,6 +16,7 @@ import numpy as np
 
 from anyjepa.core.errors import UserError, nearest
 from anyjepa.core.method import Batch, Method
+from anyjepa.domains import Samples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,11 @@ class Recipe(ABC):
         """What the recipe asks of how its data is read (`Domain.open`): a sampling rate, columns, points."""
         return {}
 
+    @classmethod
+    def advice(cls, samples: Samples, facts: dict[str, Any]) -> dict[str, Any]:
+        """What data asks for over the preset ``tiny``: fields by name, and ``preset`` for another one."""
+        return {}
+
     @abstractmethod
     def draw(self, samples: list[np.ndarray] | np.ndarray, uniforms: np.ndarray) -> Batch:
         """A training batch of raw samples; row i of `uniforms` (n, 16) in [0, 1) is sample i's chance."""
@@ -60,6 +66,10 @@ class Recipe(ABC):
     @abstractmethod
     def present(self, samples: list[np.ndarray] | np.ndarray) -> Batch:
         """A batch of raw samples for use: nothing random."""
+
+    def planned(self, steps: int) -> int:
+        """Steps that the schedules are planned for, in a training of `steps`: some papers stop earlier."""
+        return steps
 
     def check(self) -> None:
         """Raise UserError for values that cannot work; a recipe adds its own."""

@@ -21,6 +21,7 @@ from anyjepa.core.targets import EmaTeacher, SameEncoder
 from anyjepa.core.tokens import Tokens
 from anyjepa.core.tracing import traced
 from anyjepa.core.transformer import Encoder, Predictor, initialise
+from anyjepa.domains import Samples
 from anyjepa.domains.ecg_crops import random_crops, side_by_side
 from anyjepa.domains.ecg_patches import EcgPatches
 from anyjepa.recipes import Recipe, flag
@@ -297,6 +298,12 @@ class EcgJepa(Recipe):
             "use_seconds": self.use_seconds,
             "patch_size": self.patch_size,
         }
+
+    @classmethod
+    def advice(cls, samples: Samples, facts: dict[str, Any]) -> dict[str, Any]:
+        """Short records are cut into shorter tokens, so that there are enough of them to hide some."""
+        tokens = 16
+        return {"patch_size": max(2, facts["points"] // tokens)} if facts["points"] < 20 * tokens else {}
 
     def method(self, facts: dict[str, Any]) -> EcgJepaMethod:
         """Tokenizer, encoder, predictor, teacher and mask sampler, initialised as asked."""

@@ -15,9 +15,12 @@ from anyjepa.core.objectives import OBJECTIVES
 from anyjepa.core.positions import Learned, SinCos
 from anyjepa.core.targets import EmaTeacher, SameEncoder
 from anyjepa.core.transformer import Encoder, Predictor, initialise
+from anyjepa.domains import Samples
 from anyjepa.domains.image_crops import random_resized_crop, resize
 from anyjepa.domains.image_patches import ImagePatches
 from anyjepa.recipes import Recipe
+
+SMALL_GREY = 40  # pixels a side of drawn digits and such
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +126,14 @@ class IJepa(Recipe):
         ]:
             if width % heads:
                 raise UserError(f"--{part}width {width} does not divide into --{part}heads {heads}.")
+
+    @classmethod
+    def advice(cls, samples: Samples, facts: dict[str, Any]) -> dict[str, Any]:
+        """Small grey images have a preset; larger ones as many patches as ``tiny``, of more pixels each."""
+        smallest = min(facts["height"], facts["width"])
+        if facts["channels"] == 1 and smallest <= SMALL_GREY:
+            return {"preset": "tiny-grey"}
+        return {"image_size": (64, 64), "patch_size": 8} if smallest >= 64 else {}
 
     def method(self, facts: dict[str, Any]) -> MaskedJepa:
         """Tokenizer, encoder, predictor, teacher and mask sampler, initialised as published."""

@@ -8,20 +8,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 import anyjepa
 from anyjepa.core.accumulation import Accumulator
 from anyjepa.core.errors import UserError
 from anyjepa.core.health import Gram
-from anyjepa.core.method import Batch, Context, Method
-from anyjepa.core.tokens import Tokens
+from anyjepa.core.method import Batch, Context
 from anyjepa.domains import Samples
 from anyjepa.engine.files import explained, read_lines, write_whole
 from anyjepa.engine.randomness import step_generator
 from anyjepa.engine.run import Run, load
 from anyjepa.evaluation.inspection import add_views, assess
 from anyjepa.reports import sections, summary
+from anyjepa.reports.masked import drawn, tokens_of
 from anyjepa.reports.page import Content, Health, Masks, Patches, SampleViews, render
 from anyjepa.reports.sections import Labels, Looked
 
@@ -209,40 +209,11 @@ class _Look:
 
     def masks(self) -> Masks | SampleViews | str:
         """The masks over the samples shown, or their views, or why there are neither."""
-        name, draw = self.run.recipe.name, getattr(self.run.method, "masks", None)
-        if type(self.run.method).augmented is not Method.augmented:
-            return self._views()
-        tokens = _tokens(self.run, self.batch)
-        if draw is None or tokens is None:
-            return f"{name} hides no tokens, so there are no masks to show."
-        generator = Generator(device=self.run.device).manual_seed(self.seed)
-        with torch.inference_mode():
-            drawn = draw(
-                self.batch, Context(step=1, steps=int(self.run.config["steps"]), generator=generator)
-            )
-        count = tokens.values.shape[1]
-        return sections.masks(
-            self.run.domain,
-            self.run.facts,
-            self.batch,
-            drawn.context,
-            drawn.targets,
-            count,
-            self.names,
-            self.gain,
-        )
-
-    def _views(self) -> SampleViews:
-        generator = Generator(device=self.run.device).manual_seed(self.seed)
-        with torch.inference_mode():
-            made = self.run.method.augmented(
-                self.batch, Context(step=1, steps=int(self.run.config["steps"]), generator=generator)
-            )
-        return sections.views(self.run.domain, self.run.facts, self.batch, made, self.names, self.gain)
+        return drawn(self.run, self.batch, self.names, self.gain, self.seed)
 
     def patches(self) -> Patches | str:
         """The principal components of the tokens of the samples shown, or why there are none."""
-        tokens = _tokens(self.run, self.batch)
+        tokens = tokens_of(self.run, self.batch)
         if tokens is None:
             return f"{self.run.recipe.name} gives one vector a sample and no tokens."
         if not bool(torch.isfinite(tokens.values).all()):
@@ -257,13 +228,7 @@ class _Look:
         """The mean token of each position, over the first samples that were looked at."""
         total, count = torch.zeros(1, dtype=torch.float64, device=self.run.device), 0
         for _, batch in self.run.batches(self.samples, self.indices[:POSITION_SAMPLES], batch_size=32):
-            tokens = _tokens(self.run, batch)
+            tokens = tokens_of(self.run, batch)
             assert tokens is not None
             total, count = total + tokens.values.double().sum(dim=0), count + tokens.values.shape[0]
         return total / count
-
-
-@torch.inference_mode()
-def _tokens(run: Run, batch: Batch) -> Tokens | None:
-    """The method's tokens; None for a method that has none."""
-    return None if type(run.method).tokens is Method.tokens else run.method.tokens(batch)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from small import tensors_of
 
 from anyjepa.engine.checkpoint import checkpoints
@@ -40,6 +41,11 @@ def without_dropout(kind):
     return {**rates, "batch_size": BATCH}
 
 
+def weights_of(run):
+    """What a run gives away."""
+    return load_file(run / "encoder.safetensors")
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """Every recipe by one process and by two, 20 steps in double precision."""
@@ -50,7 +56,9 @@ def trained(tmp_path_factory):
          "settings": settings, "fields": without_dropout(kind)}
         for name, kind in recipes().items()
     ]  # fmt: skip
-    together(runs, folder)
+    cut = [{**run, "out": str(folder / f"cut-{run['recipe']}"), "settings": {**settings, "sharded": True}}
+           for run in runs]  # fmt: skip
+    together(runs + cut, folder)
     return folder, runs
 
 
@@ -60,10 +68,15 @@ def test_two_processes_learn_what_one_learns(trained, name):
     asked = next(run for run in runs if run["recipe"] == name)
     settings = Settings(quiet=True, workers=0, device="cpu", **asked["settings"])
     train(name, asked["data"], folder / name, settings=settings, **asked["fields"])
-    one, two = tensors_of(folder / name), tensors_of(folder / f"two-{name}")
+    one = tensors_of(folder / name)
+    two, cut = tensors_of(folder / f"two-{name}"), weights_of(folder / f"cut-{name}")
     assert one.keys() == two.keys()
     for key, value in one.items():
         torch.testing.assert_close(two[key], value, atol=1e-6, rtol=1e-6, msg=lambda m, k=key: f"{k}: {m}")
+    for key, value in cut.items():
+        torch.testing.assert_close(
+            one[f"encoder.{key}"], value, atol=1e-6, rtol=1e-6, msg=lambda m, k=key: f"{k}: {m}"
+        )
     mine, theirs = (read_lines(folder / out / "metrics.jsonl")[-1] for out in (name, f"two-{name}"))
     # Fabric hands losses back in single precision
     assert theirs["loss"] == pytest.approx(mine["loss"], rel=1e-6)
@@ -71,18 +84,28 @@ def test_two_processes_learn_what_one_learns(trained, name):
     assert len(checkpoints(folder / f"two-{name}" / "checkpoints")) == 1
 
 
-def test_a_run_of_two_processes_goes_on_with_one(trained, tmp_path):
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_run_of_two_processes_goes_on_with_one(trained, tmp_path, sharded, capfd):
     """The batch is the run's, not a process's, so that its number may change at any checkpoint."""
     folder, runs = trained
     asked = dict(next(run for run in runs if run["recipe"] == "i-jepa"))
     whole = folder / "two-i-jepa"
-    asked["settings"] = {**asked["settings"], "checkpoint_every": 8, "keep_checkpoints": 0}
+    asked["settings"] = {
+        **asked["settings"],
+        "checkpoint_every": 8,
+        "keep_checkpoints": 0,
+        "sharded": sharded,
+    }
     together([{**asked, "out": str(tmp_path / "run")}], tmp_path)
-    for later in checkpoints(tmp_path / "run" / "checkpoints")[:-1]:
-        shutil.rmtree(later)
-    assert [path.name for path in checkpoints(tmp_path / "run" / "checkpoints")] == ["step-000000008"]
-    settings = Settings(quiet=True, workers=0, device="cpu", precision="64-true")
+    last, middle, first = checkpoints(tmp_path / "run" / "checkpoints")
+    assert first.name == "step-000000008"
+    assert len(list(first.glob("*.safetensors"))) == (2 if sharded else 1)
+    shutil.rmtree(last)
+    written = min(middle.glob("*.safetensors"))
+    written.write_bytes(written.read_bytes()[:-1000])
+    settings = Settings(workers=0, device="cpu", precision="64-true")
     train("i-jepa", asked["data"], tmp_path / "run", resume=True, settings=settings)
+    assert f"checkpoint {middle.name} is damaged" in capfd.readouterr().err
     one, two = tensors_of(tmp_path / "run"), tensors_of(whole)
     for key, value in two.items():
         torch.testing.assert_close(one[key], value, atol=1e-6, rtol=1e-6)
