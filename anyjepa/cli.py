@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from anyjepa import __version__
 from anyjepa.core.errors import UserError, nearest
+from anyjepa.engine.signals import Ended, ended_by_signal
 
 STOPPED = 128  # a shell's exit code for a command that a signal stopped is this plus its number
 
@@ -273,12 +274,16 @@ def main(words: Sequence[str] | None = None) -> int:
             raise UserError(
                 f"there is no command '{words[0]}'; see `anyjepa --help`.{nearest(words[0], COMMANDS)}"
             )
-        return COMMANDS[words[0]][0](words[1:])
+        with ended_by_signal():
+            return COMMANDS[words[0]][0](words[1:])
     except UserError as mistake:
         if "--debug" in words:
             raise
         print(f"error: {mistake}", file=sys.stderr)
         return 2
+    except Ended:
+        print("stopped.", file=sys.stderr)
+        return STOPPED + 15
     except KeyboardInterrupt:
         print("stopped.", file=sys.stderr)
         return STOPPED + 2

@@ -262,7 +262,7 @@ def workers(path: Path, plan: Plan, jobs: int) -> int:
                 for process in processes:
                     process.terminate()
     if stopped:
-        return stopped[0]
+        return stopped.number
     if any(process.exitcode for process in processes):
         raise UserError("a process of the sweep died; give the same command again to go on without it.")
     return 0
