@@ -1,7 +1,7 @@
 """Damage of every sort done to whole files, and what a reader may make of it.
 
-Samples, a `BadSample` and a `UserError` are fine. Another exception, the end of the process, a hang, memory far
-beyond what the file holds, and anything that is unpickled or started are not.
+Samples, a `BadSample` and a `UserError` are fine. Another exception, the end of the process, a hang, memory
+far beyond what the file holds, and anything that is unpickled or started are not.
 """
 
 import json
@@ -22,7 +22,7 @@ from anyjepa.core.errors import BadSample, UserError
 from anyjepa.domains import domains
 
 KINDS = domains()  # imported before anything is forked
-MEMORY = re.compile(r"memory|alloc", re.IGNORECASE)
+MEMORY = re.compile(r"memory|allocate\b|malloc|bad_alloc", re.IGNORECASE)
 ROOM = 2**30  # bytes that reading may take beyond what the process has
 PROCESSOR, CLOCK = 10, 120  # seconds that one damaged source may take
 FEW = 6  # samples read of each source
@@ -150,7 +150,7 @@ def withstands(
 
 
 def refuses(kind: str, folder: Path, parts: dict[str, bytes], source: str = "", **options) -> str:
-    """What is said of a source that claims more than it holds; reading it must take neither memory nor time."""
+    """What is said of a source that claims more than it holds; reading it takes neither memory nor time."""
     for name, content in parts.items():
         _put(folder / "data" / name, content)
     source = (source or f"{{}}/{next(iter(parts))}").format(folder / "data")

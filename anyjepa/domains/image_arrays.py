@@ -213,10 +213,11 @@ def _idx_values(path: Path) -> np.ndarray:
             dtype = np.dtype(IDX_TYPES[magic[2]])
             shape = tuple(np.frombuffer(file.read(4 * magic[3]), ">u4").tolist())
             claimed = math.prod(shape) * dtype.itemsize
-            content = file.read(claimed) if claimed <= room and len(shape) == magic[3] else b""
+            held = max(claimed, *shape, 0) <= room and len(shape) == magic[3]
+            content = file.read(claimed) if held else b""
     except (EOFError, zlib.error, gzip.BadGzipFile, ValueError) as error:
         raise UserError(f"{path} is damaged ({_sentence(error)}): fetch it again") from None
-    if len(content) < claimed or len(shape) != magic[3]:
+    if len(content) < claimed or not held:
         raise UserError(f"{path} claims {shape} values but holds fewer: it is cut off, fetch it again")
     return np.frombuffer(content, dtype).reshape(shape).astype(dtype.newbyteorder("="))
 

@@ -91,10 +91,11 @@ def believable(claimed: int, held: int, of: str = "the image") -> None:
 def _check_header(file: Any, held: int) -> None:
     """Raises ValueError where a header claims more values than follow it, or values that are objects."""
     version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    else:
-        shape, _, dtype = np.lib.format.read_array_header_2_0(file)
+    reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    try:
+        shape, _, dtype = reader(file)
+    except (MemoryError, RecursionError):  # of Python's parser, over brackets in brackets
+        raise ValueError("its header is damaged") from None
     if dtype.hasobject:
         raise ValueError("it holds Python objects, which are never unpickled")
     rest = held - file.tell()

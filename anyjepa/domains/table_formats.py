@@ -248,7 +248,7 @@ def _arff(path: Path) -> Sheet:
             words = _arff_words(line)
             if words and words[0].lower() == "@data":
                 break
-            if words and words[0].lower() == "@attribute":
+            if len(words) > 1 and words[0].lower() == "@attribute":
                 name, kind = words[1], line.strip()
                 names.append(name)
                 kinds[name] = _arff_kind(kind[kind.index(name) + len(name) :])
