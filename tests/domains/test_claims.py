@@ -12,7 +12,7 @@ import pytest
 import tifffile
 from clouds import cloud, pcd, ply
 from damaged import refuses
-from ecgs import signals, write_edf, write_wfdb
+from ecgs import signals, write_wfdb
 from pictures import encoded, idx, noise
 from pyarrow import parquet
 from test_image_damage import npy, sealed_png
@@ -135,11 +135,6 @@ def test_records_that_claim_to_be_endless(tmp_path):
     assert str(TERA).encode() in content
     parts = {"r.hea": content, "r.dat": header.with_suffix(".dat").read_bytes()}
     assert "more than its files hold" in refuses("ecg", tmp_path / "wfdb", parts, reading=reading)
-    edf = bytearray(
-        write_edf(tmp_path / "made/r.edf", signals(2, 100.0, 4.0), ["I", "II"], rate=100).read_bytes()
-    )
-    edf[236:244] = b"99999999"
-    refuses("ecg", tmp_path / "edf", {"r.edf": bytes(edf)}, reading=reading)
 
 
 def test_a_table_of_more_rows_than_it_can_hold(tmp_path):

@@ -98,7 +98,8 @@ SOURCES = {
     "set.npz": lambda: {"set.npz": Part(npy(noise(5, 8, 8)), zipped(y=np.arange(5)))},
     "labels.npz": lambda: {"labels.npz": Part(npy(np.arange(5)), zipped("y.npy", x=noise(5, 8, 8)))},
     "idx": lambda: {
-        "train-images-idx3-ubyte": idx(noise(5, 8, 8)), "train-labels-idx1-ubyte": idx(np.arange(5, dtype=np.uint8))
+        "train-images-idx3-ubyte": idx(noise(5, 8, 8)),
+        "train-labels-idx1-ubyte": idx(np.arange(5, dtype=np.uint8)),
     },
     "idx.gz": lambda: {"train-images-idx3-ubyte.gz": Part(idx(noise(5, 8, 8)), gzip.compress)},
 }  # fmt: skip

@@ -72,6 +72,8 @@ def hdf5(compression=None) -> bytes:
 
 
 SETS = np.stack([cloud(64, seed=n) for n in range(4)]).astype(np.float32)
+VOXELS = (SETS[:, :8, 0].reshape(4, 2, 2, 2) > 0).astype(np.uint8)
+CELLS = np.full((4, 64), 7, np.uint8)
 FILES = {
     "a.off": lambda: off(cube(), CUBE_FACES).encode(),
     "a.obj": obj,
@@ -89,8 +91,8 @@ FILES = {
     "a.npy": lambda: npy(SETS),
     "a.bin": lambda: cloud(30, 4, dtype=np.float32).tobytes(),
     "a.npz": lambda: Part(npy(SETS), zipped("data", label=np.arange(4))),
-    "voxels.npz": lambda: Part(npy((SETS[:, :8, 0].reshape(4, 2, 2, 2) > 0).astype(np.uint8)), zipped("voxels")),
-    "packed.npz": lambda: Part(npy(np.full((4, 64), 7, np.uint8)), zipped("voxels_packed", label=np.arange(4))),
+    "voxels.npz": lambda: Part(npy(VOXELS), zipped("voxels")),
+    "packed.npz": lambda: Part(npy(CELLS), zipped("voxels_packed", label=np.arange(4))),
     "a.h5": hdf5,
     "gzip.h5": lambda: hdf5("gzip"),
 }  # fmt: skip
