@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from anyjepa import __version__
-from anyjepa.core.errors import UserError, nearest
+from anyjepa.core.errors import UserError, nearest, visible
 from anyjepa.engine.signals import Ended, ended_by_signal
 
 STOPPED = 128  # a shell's exit code for a command that a signal stopped is this plus its number
@@ -65,8 +65,10 @@ def print_figures(figures: dict[str, Any]) -> None:
     table = Table(show_header=False, box=None)
     for name, value in figures.items():
         if not isinstance(value, dict | list):
-            table.add_row(name.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value))
-    Console(soft_wrap=True).print(table)
+            table.add_row(
+                name.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else visible(str(value))
+            )
+    Console(markup=False, emoji=False, soft_wrap=True).print(table)
 
 
 def show_result(
@@ -119,7 +121,7 @@ def command_recipes(words: Sequence[str]) -> int:
         table = Table("recipe", "paper", "data", "presets")
         for row in rows:
             table.add_row(row["name"], row["paper"], row["domain"], ", ".join(row["presets"]))
-        Console(soft_wrap=True).print(table)
+        Console(markup=False, emoji=False, soft_wrap=True).print(table)
         if options.name:
             print(inspect.getdoc(chosen[0]), "\n")
             for field in fields_of(chosen[0]):
@@ -279,7 +281,7 @@ def main(words: Sequence[str] | None = None) -> int:
     except UserError as mistake:
         if "--debug" in words:
             raise
-        print(f"error: {mistake}", file=sys.stderr)
+        print(f"error: {visible(str(mistake))}", file=sys.stderr)
         return 2
     except Ended:
         print("stopped.", file=sys.stderr)
