@@ -255,7 +255,7 @@ def _hdf5(paths: Sequence[Path], split: str | None) -> _Found:
                 label_key = next((name for name in LABEL_KEYS if name in file), None)
                 numbers.append(None if label_key is None else numbers_of(file, label_key).reshape(-1))
         except (ValueError, OSError) as error:
-            raise UserError(f"{path} is not a whole HDF5 file: {error}.") from None
+            raise UserError(f"{path} is not a HDF5 file that is whole: {error}.") from None
     store = Hdf5Clouds(tables, counts, key, size_each)
     held: Store = store
     if size_each * sum(counts) <= point_samples.RESIDENT_BYTES:
@@ -276,7 +276,7 @@ def _joined(paths: Sequence[str], key: str) -> np.ndarray:
             with open_hdf5(path) as file:
                 parts.append(numbers_of(file, key))
         except ValueError as error:
-            raise UserError(f"{path} is not a whole HDF5 file: {error}.") from None
+            raise UserError(f"{path} is not a HDF5 file that is whole: {error}.") from None
     if len({part.shape[1:] for part in parts}) > 1:
         raise UserError(f"{paths[0]} and the files beside it hold clouds of other sizes: keep them apart")
     return np.concatenate(parts)
