@@ -65,9 +65,7 @@ def print_figures(figures: dict[str, Any]) -> None:
     table = Table(show_header=False, box=None)
     for name, value in figures.items():
         if not isinstance(value, dict | list):
-            table.add_row(
-                name.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else visible(str(value))
-            )
+            table.add_row(name.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value))
     Console(markup=False, emoji=False, soft_wrap=True).print(table)
 
 
@@ -81,11 +79,20 @@ def show_result(
     if options.json:
         print(json.dumps(result))
     else:
-        show(result)
+        show(_visible(result))
     if stopped:
         how = "the same command" if "trials" in result else "--resume"
         print(f"stopped at step {result['steps']}; go on with {how}.", file=sys.stderr)
     return STOPPED + stopped if stopped else 0
+
+
+def _visible(value: Any) -> Any:
+    """A result whose texts can be shown: names of files and classes may move a terminal's cursor."""
+    if isinstance(value, str):
+        return visible(value)
+    if isinstance(value, dict):
+        return {_visible(name): _visible(part) for name, part in value.items()}
+    return [_visible(part) for part in value] if isinstance(value, list) else value
 
 
 def _first_process() -> bool:
