@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from anyjepa.core.errors import BadSample, UserError
 from anyjepa.domains import Domain, Samples
-from anyjepa.domains.video_samples import VideoSamples
+from anyjepa.domains.video_files import IMAGES, VIDEOS
+from anyjepa.domains.video_samples import FileVideos, VideoSamples
 from anyjepa.domains.video_sources import open_videos
 from anyjepa.domains.video_strips import contact_sheet, film_strip, painted
 
@@ -27,6 +28,7 @@ class Video(Domain):
     """Videos of any length, rate and size. A batch is {"video": (n, channels, frames, height, width)}."""
 
     name = "video"
+    endings = VIDEOS | IMAGES | {".npy", ".npz"}
 
     def open(
         self,
@@ -73,6 +75,23 @@ class Video(Domain):
             "clip_frames": samples.reading.frames,
             "clip_rate": samples.reading.rate,
             "tubelet": samples.reading.tubelet,
+        }
+
+    def likeness(self, samples: Samples) -> float:
+        """Files of video for sure; folders of pictures and arrays are rather images."""
+        assert isinstance(samples, VideoSamples)
+        return 1.0 if isinstance(samples.store, FileVideos) else 0.25
+
+    def in_words(self, facts: dict) -> dict[str, str]:
+        """Size in pixels, channels, and the clip that a step sees."""
+        seconds = f", {facts['clip_frames'] / facts['clip_rate']:.3g} s" if facts["clip_rate"] else ""
+        rate = f" at {facts['clip_rate']:g} a second{seconds}" if seconds else ""
+        mean, deviation = (", ".join(f"{value:.3g}" for value in facts[name]) for name in ("mean", "std"))
+        return {
+            "size": f"{facts['width']} x {facts['height']} pixels",
+            "channels": {1: "1, grey", 3: "3, colour"}.get(facts["channels"], str(facts["channels"])),
+            "values": f"{facts['dtype']}, mean {mean}, deviation {deviation}",
+            "clips": f"{facts['clip_frames']} frames{rate}, tubelets of {facts['tubelet']} frames",
         }
 
     def raw(self, batch: dict[str, Tensor], facts: dict) -> Float[Tensor, "n features"]:

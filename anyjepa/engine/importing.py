@@ -30,6 +30,7 @@ from anyjepa.recipes import recipe
 NAMED = 3  # of the weights that do not fit, in an error
 SAME = 1e-3  # position tables nearer than this are the same: some were computed in half precision
 # what torch.load(weights_only=True) raises; its own module is not to be imported here
+PUBLISHED = (".pth.tar", ".pth", ".pt", ".ckpt", ".bin")  # endings of what training code writes
 UNSAFE = torch.serialization.pickle.UnpicklingError  # pyright: ignore[reportPrivateImportUsage]
 STATISTICS = ("tokenizer.mean", "tokenizer.std")
 
@@ -143,7 +144,13 @@ def _first_line(problem: BaseException) -> str:
 def _read_folder(folder: Path) -> Mapping[str, Any]:
     files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     if not files:
-        raise UserError(f"{folder} holds no .safetensors file and no pytorch_model.bin.")
+        published = sorted(file for file in folder.iterdir() if file.name.endswith(PUBLISHED))
+        if len(published) == 1:
+            return read_checkpoint(published[0])
+        words = f"{len(published)} checkpoints: name one of them" if published else "no checkpoint"
+        raise UserError(
+            f"{folder} holds {words} (looked for .safetensors, pytorch_model.bin, {', '.join(PUBLISHED)})."
+        )
     found: dict[str, Any] = {}
     for file in files:
         found |= read_checkpoint(file)

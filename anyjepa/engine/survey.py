@@ -26,7 +26,6 @@ NO_DATA = frozenset(
     {".md", ".pdf", ".html", ".sha256", ".md5", ".py", ".ipynb", ".yaml", ".yml", ".toml", ""}
 )
 UNREAD: dict[str, frozenset[str]] = {  # kinds by the endings of their files, for what no domain reads yet
-    "video": frozenset({".mp4", ".mkv", ".avi", ".mov", ".webm", ".mpg", ".m4v"}),
     "sound": frozenset({".wav", ".flac", ".mp3", ".ogg", ".aiff", ".m4a", ".opus"}),
     "EEG or MEG": frozenset({".set", ".fdt", ".fif", ".fif.gz", ".bdf", ".gdf", ".vhdr", ".vmrk", ".eeg"}),
     "volumes (MRI, CT)": frozenset({".nii", ".nii.gz", ".dcm", ".mha", ".mhd", ".nrrd", ".mgz"}),

@@ -306,7 +306,7 @@ def test_nothing_is_unpickled(tmp_path, capsys):
     for name, said in (
         ("cut.pth", "damaged"),
         ("d.pth", "Did you mean 'c.pth'"),
-        (".", "holds no .safetensors"),
+        (".", "holds 2 checkpoints: name one of them"),
     ):
         with pytest.raises(UserError, match=said):
             read_checkpoint(tmp_path / name)
@@ -374,3 +374,12 @@ def test_every_field_that_shapes_tell_is_a_field(tmp_path):
     assert recipe("i-jepa").preset(
         "paper", **{k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
     )
+
+
+def test_a_folder_with_one_checkpoint_is_that_checkpoint(tmp_path):
+    torch.save({"weight": torch.ones(2)}, tmp_path / "latest.pth.tar")
+    (tmp_path / "notes.txt").write_text("of a summer")
+    assert torch.equal(read_checkpoint(tmp_path)["weight"], torch.ones(2))
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "first.pt")
+    with pytest.raises(UserError, match="holds 2 checkpoints: name one of them"):
+        read_checkpoint(tmp_path)

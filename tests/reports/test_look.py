@@ -190,7 +190,7 @@ def test_of_a_folder_too_large_for_memory_few_files_are_read(tmp_path, monkeypat
     content = FileStore.content
     monkeypatch.setattr(FileStore, "content", lambda store, row: opened.append(row) or content(store, row))
     found = identify(str(source))
-    assert len(found.candidates) == 1
+    assert [one.domain.name for one in found.candidates if one.fits > 0.5] == ["image"]
     assert len(opened) <= 8
     assert check(found.candidates[0].samples, most=5).checked == 5
 
