@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from anyjepa.core.errors import require
+from anyjepa.core.errors import UserError, require
 from anyjepa.domains.number_files import DEFLATED
 
-__all__ = ["checked", "numbers_of", "open_hdf5"]
+__all__ = ["checked", "joined", "numbers_of", "open_hdf5"]
 
 
 @contextmanager
@@ -48,3 +48,17 @@ def checked(file: Any, name: str) -> Any:
 def numbers_of(file: Any, name: str) -> np.ndarray:
     """The whole array called `name`. Raises ValueError as `checked` does."""
     return np.asarray(checked(file, name)[()])
+
+
+def joined(paths: Sequence[str], name: str) -> np.ndarray:
+    """The arrays called `name` of several files, one after the other. Raises UserError."""
+    parts = []
+    for path in paths:
+        try:
+            with open_hdf5(path) as file:
+                parts.append(numbers_of(file, name))
+        except ValueError as error:
+            raise UserError(f"{path} is not a HDF5 file that is whole: {error}.") from None
+    if len({part.shape[1:] for part in parts}) > 1:
+        raise UserError(f"{paths[0]} and the files beside it hold arrays of other sizes: keep them apart.")
+    return np.concatenate(parts)

@@ -16,7 +16,7 @@ import numpy as np
 from anyjepa.core.errors import UserError, nearest
 from anyjepa.domains import point_samples
 from anyjepa.domains.dense_labels import column_of, part_arrays
-from anyjepa.domains.hdf5_files import checked, numbers_of, open_hdf5
+from anyjepa.domains.hdf5_files import checked, joined, numbers_of, open_hdf5
 from anyjepa.domains.image_arrays import array_labels
 from anyjepa.domains.label_files import labels_from_file
 from anyjepa.domains.number_files import open_archive, read_array
@@ -259,7 +259,7 @@ def _hdf5(paths: Sequence[Path], split: str | None) -> _Found:
     store = Hdf5Clouds(tables, counts, key, size_each)
     held: Store = store
     if size_each * sum(counts) <= point_samples.RESIDENT_BYTES:
-        held = ArrayClouds(_joined(tables, key))
+        held = ArrayClouds(joined(tables, key))
     kind = f"clouds in {len(paths)} HDF5 file{'s' * (len(paths) > 1)}"
     if any(part is None for part in numbers):
         return _Found(held, kind, tables=tables)
@@ -267,19 +267,6 @@ def _hdf5(paths: Sequence[Path], split: str | None) -> _Found:
     if len(found) != sum(counts):
         raise UserError(f"{paths[0]} holds {sum(counts)} clouds but {len(found)} labels: make them match")
     return _Found(held, kind, found, _named(classes, paths[0].parent), tables)
-
-
-def _joined(paths: Sequence[str], key: str) -> np.ndarray:
-    parts = []
-    for path in paths:
-        try:
-            with open_hdf5(path) as file:
-                parts.append(numbers_of(file, key))
-        except ValueError as error:
-            raise UserError(f"{path} is not a HDF5 file that is whole: {error}.") from None
-    if len({part.shape[1:] for part in parts}) > 1:
-        raise UserError(f"{paths[0]} and the files beside it hold clouds of other sizes: keep them apart")
-    return np.concatenate(parts)
 
 
 def _named(classes: list[str] | None, folder: Path) -> list[str] | None:
