@@ -310,6 +310,7 @@ def _npz(path: Path, split: str | None) -> _Found:
             table = {name: file[name] for name in file.files}
     except (ValueError, OSError) as error:
         raise UserError(f"{path} is not a .npz file of numbers: {str(error).splitlines()[0]}") from None
+    table = {name: values for name, values in table.items() if values.ndim}
     stem = next((name for name in ("voxels", "voxels_packed", *CLOUD_KEYS) if name in table), None)
     label_key = next((name for name in LABEL_KEYS if name in table), None)
     rows = np.arange(0 if stem is None else len(table[stem]))
@@ -370,7 +371,7 @@ def _held_out(is_test: np.ndarray, split: str | None, source: str) -> np.ndarray
 
 def _voxels(values: np.ndarray, rows: np.ndarray, key: str, path: Path) -> tuple[Store, str]:
     if key == "voxels":
-        if values.ndim != 4:
+        if values.ndim != 4 or 0 in values.shape:
             raise UserError(f"voxels in {path} have shape {values.shape}: give (n, depth, height, width)")
         depth, height, width = values.shape[1:]
         packed = np.packbits(values[rows].reshape(len(rows), -1) != 0, axis=1)
