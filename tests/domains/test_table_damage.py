@@ -64,7 +64,7 @@ FILES = {
     "a.parquet": lambda: written(parquet.write_table),
     "plain.parquet": lambda: written(parquet.write_table, compression="none", use_dictionary=False),
     "gzip.parquet": lambda: written(parquet.write_table, compression="gzip"),
-    "a.feather": lambda: written(feather.write_feather, compression="lz4"),
+    "a.feather": lambda: Part(written(feather.write_feather, compression="lz4"), asks=True),
     "plain.feather": lambda: written(feather.write_feather, compression="uncompressed"),
     "a.npy": lambda: npy(NUMBERS),
     "fields.npy": lambda: npy(
