@@ -11,7 +11,8 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from anyjepa import __version__
-from anyjepa.core.errors import UserError, nearest
+from anyjepa.core.errors import UserError, nearest, visible
+from anyjepa.engine.signals import Ended, ended_by_signal
 
 STOPPED = 128  # a shell's exit code for a command that a signal stopped is this plus its number
 
@@ -65,7 +66,7 @@ def print_figures(figures: dict[str, Any]) -> None:
     for name, value in figures.items():
         if not isinstance(value, dict | list):
             table.add_row(name.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value))
-    Console(soft_wrap=True).print(table)
+    Console(markup=False, emoji=False, soft_wrap=True).print(table)
 
 
 def show_result(
@@ -78,11 +79,20 @@ def show_result(
     if options.json:
         print(json.dumps(result))
     else:
-        show(result)
+        show(_visible(result))
     if stopped:
         how = "the same command" if "trials" in result else "--resume"
         print(f"stopped at step {result['steps']}; go on with {how}.", file=sys.stderr)
     return STOPPED + stopped if stopped else 0
+
+
+def _visible(value: Any) -> Any:
+    """A result whose texts can be shown: names of files and classes may move a terminal's cursor."""
+    if isinstance(value, str):
+        return visible(value)
+    if isinstance(value, dict):
+        return {_visible(name): _visible(part) for name, part in value.items()}
+    return [_visible(part) for part in value] if isinstance(value, list) else value
 
 
 def _first_process() -> bool:
@@ -118,7 +128,7 @@ def command_recipes(words: Sequence[str]) -> int:
         table = Table("recipe", "paper", "data", "presets")
         for row in rows:
             table.add_row(row["name"], row["paper"], row["domain"], ", ".join(row["presets"]))
-        Console(soft_wrap=True).print(table)
+        Console(markup=False, emoji=False, soft_wrap=True).print(table)
         if options.name:
             print(inspect.getdoc(chosen[0]), "\n")
             for field in fields_of(chosen[0]):
@@ -273,12 +283,16 @@ def main(words: Sequence[str] | None = None) -> int:
             raise UserError(
                 f"there is no command '{words[0]}'; see `anyjepa --help`.{nearest(words[0], COMMANDS)}"
             )
-        return COMMANDS[words[0]][0](words[1:])
+        with ended_by_signal():
+            return COMMANDS[words[0]][0](words[1:])
     except UserError as mistake:
         if "--debug" in words:
             raise
-        print(f"error: {mistake}", file=sys.stderr)
+        print(f"error: {visible(str(mistake))}", file=sys.stderr)
         return 2
+    except Ended:
+        print("stopped.", file=sys.stderr)
+        return STOPPED + 15
     except KeyboardInterrupt:
         print("stopped.", file=sys.stderr)
         return STOPPED + 2

@@ -249,8 +249,8 @@ def _console() -> Any:
     from rich.console import Console
 
     # a file has no width of its own, and what is cut there cannot be read any more
-    console = Console()
-    return console if console.is_terminal else Console(width=180)
+    console = Console(markup=False, emoji=False)
+    return console if console.is_terminal else Console(markup=False, emoji=False, width=180)
 
 
 __all__ = ["Parser", "command_compare", "command_inspect", "command_sweep"]

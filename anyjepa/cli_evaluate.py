@@ -80,7 +80,7 @@ def print_scores(results: list[dict[str, Any]]) -> None:
         for name, found in row.get("metrics", {}).items():
             sides = [f"{found[kind]:.3f}" for kind in ("trained", "untrained", "raw")]
             table.add_row("", name.replace("_", " "), *sides, "", style="dim")
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(markup=False, emoji=False, soft_wrap=True, highlight=False)
     console.print(table)
     for row in results:
         console.print(said(row), style="dim")

@@ -41,7 +41,7 @@ def demo(out: str | Path = "runs/demo", steps: int = STEPS) -> dict[str, Any]:
         if not (path / "config.yaml").is_file() or read_config(path)["data"]["source"] != DATA:
             raise UserError(f"{path} holds something that is not an earlier demo; choose another --out.")
         shutil.rmtree(path)
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console = Console(markup=False, emoji=False, stderr=True, soft_wrap=True, highlight=False)
     console.rule("1 of 4: learn from 1,438 small images, no labels")
     trained = train("i-jepa", DATA, path, settings=Settings(steps=steps), **FIELDS)
     if trained.get("stopped_by"):

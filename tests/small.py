@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from anyjepa.engine.checkpoint import checkpoints
+from anyjepa.engine.journal import Journal
 from anyjepa.engine.train import Settings, train
 from anyjepa.recipes import recipe
 
@@ -71,6 +72,23 @@ def tensors_of(run: Path) -> dict[str, torch.Tensor]:
 def same_to_the_bit(first: Path, second: Path) -> bool:
     mine, theirs = tensors_of(first), tensors_of(second)
     return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def killed_at(step, training, *arguments, **options):
+    """Call `training` in a process of its own that kill -9 ends where it logs `step`."""
+    process = os.fork()
+    if process == 0:
+
+        def record(_journal, row):
+            if row["step"] == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        try:
+            Journal.record = record
+            training(*arguments, **options)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
 
 
 def lines(path: Path) -> int:

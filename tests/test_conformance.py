@@ -1,11 +1,12 @@
 """What every recipe must do, found without being registered: a new one is held to it as it appears."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from recapture import BATCH, GOLDEN, SEED, golden_losses, smallest
-from small import same_to_the_bit
+from small import killed_at, same_to_the_bit
 
 import anyjepa
 from anyjepa.core.method import Context
@@ -25,23 +26,16 @@ every_recipe = pytest.mark.parametrize("name", recipes())
 
 @pytest.fixture(scope="module", params=recipes())
 def trained(request, tmp_path_factory):
-    """Two runs of the smallest preset, two steps long: one never stopped, one stopped and gone on with."""
+    """Two runs of the smallest preset, two steps long: one never stopped, the other killed in its second
+    step and gone on with by another number of loader processes."""
     name, folder = request.param, tmp_path_factory.mktemp(request.param)
     options = {"quiet": True, "workers": 0, "log_every": 1, "checkpoint_every": 1, "steps": 2}
     settings = anyjepa.Settings(**options)
     anyjepa.train(name, out=folder / "whole", settings=settings, batch_size=BATCH)
     stopped = folder / "stopped"
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("anyjepa.engine.journal.Journal.record", _interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            anyjepa.train(name, out=stopped, settings=settings, batch_size=BATCH)
-    anyjepa.train(name, out=stopped, resume=True, settings=settings)
+    killed_at(2, anyjepa.train, name, out=stopped, settings=settings, batch_size=BATCH)
+    anyjepa.train(name, out=stopped, resume=True, settings=replace(settings, workers=1))
     return name, folder / "whole", stopped
-
-
-def _interrupted(_journal, row):
-    if row["step"] == 2:
-        raise KeyboardInterrupt
 
 
 def drawn(name):
@@ -110,7 +104,7 @@ def test_no_golden_loss_is_left_of_a_recipe_that_went():
     assert json.loads(GOLDEN.read_text()).keys() == recipes().keys()
 
 
-def test_stopping_after_one_step_changes_nothing(trained):
+def test_being_killed_changes_nothing(trained):
     _, whole, stopped = trained
     assert same_to_the_bit(whole, stopped)
 

@@ -26,7 +26,18 @@ class BadSample(Exception):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.identity}: {self.reason}"
+        return visible(f"{self.identity}: {self.reason}")
+
+
+def visible(text: str) -> str:
+    """Text from data as it can be shown on one line: control characters and broken ones as escapes.
+
+    A file's name may hold line breaks and what moves a terminal's cursor or colours it.
+    """
+    return "".join(
+        character if character.isprintable() or character == " " else ascii(character)[1:-1]
+        for character in text
+    )
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 import numpy as np
 
 from anyjepa.core.errors import BadSample, UserError, nearest, require
+from anyjepa.domains.hdf5_files import numbers_of, open_hdf5
+from anyjepa.domains.number_files import open_archive, read_array
 
 __all__ = ["MaskFolder", "column_of", "part_arrays"]
 
@@ -31,13 +31,13 @@ def part_arrays(paths: Sequence[str], key: str) -> np.ndarray:
     for path in paths:
         try:
             if path.lower().endswith(".npz"):
-                with np.load(path, allow_pickle=False) as file:
+                with open_archive(path) as file:
                     names, values = file.files, file[key] if key in file.files else None
             else:
-                with require("h5py", "points").File(path, "r") as file:
-                    names, values = list(file), file[key][()] if key in file else None
-        except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-            raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+                with open_hdf5(path) as file:
+                    names, values = list(file), numbers_of(file, key) if key in file else None
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} cannot be read: {error}.") from None
         if values is None:
             raise UserError(f"{path} holds no '{key}' to be the labels of parts.{nearest(key, names)}")
         if values.ndim != 2:
@@ -74,7 +74,7 @@ class MaskFolder:
             raise BadSample(identity, f"has no mask in {self.folder}")
         try:
             if path.endswith(".npy"):
-                mask = np.load(path, allow_pickle=False)
+                mask = read_array(path)
             else:
                 with require("PIL.Image", "image").open(path) as picture:
                     mask = np.array(picture)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ import numpy as np
 from anyjepa.core.errors import UserError
 from anyjepa.domains.ecg_leads import lead_name
 from anyjepa.domains.ecg_records import ArrayRecords
+from anyjepa.domains.number_files import open_archive, read_array
 from anyjepa.domains.sources import NoSplit, as_labels, split_order
 
 __all__ = ["EcgArray", "from_values", "is_ucr", "read_npy", "read_npz", "read_ucr", "ucr_files"]
@@ -68,7 +67,7 @@ def read_npy(path: Path, split: str | None, names: Sequence[str] | None, residen
     """A .npy file; mapped rather than read where it is larger than ``resident_bytes``."""
     _only_train(split, str(path))
     try:
-        values = np.load(path, mmap_mode="r", allow_pickle=False)
+        values = read_array(path, mapped=True)
         mapped = path.stat().st_size > resident_bytes
         values = values if mapped else np.array(values)
     except (ValueError, EOFError, OSError) as error:
@@ -84,14 +83,14 @@ def read_npz(path: Path, split: str | None) -> EcgArray:
     x_train, y_train, x_test ... are splits. All but x may be left out.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open_archive(path) as file:
             found = {key.lower(): key for key in file.files}
             word = _npz_split(list(found), split, str(path))
             values, targets, groups, names, rate = (
                 _npz_member(file, found, stems, word)
                 for stems in (SIGNALS, LABELS, GROUPS, ("leads",), RATES)
             )
-    except (ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, OSError) as error:
         raise UserError(f"{path} is not a .npz file of numbers: {_sentence(error)}.") from None
     if values is None:
         raise UserError(f"{path} holds {', '.join(found) or 'nothing'}: call the ECGs x and the labels y.")

@@ -14,6 +14,7 @@ import numpy as np
 
 from anyjepa.core.errors import BadSample, require
 from anyjepa.domains.ecg_leads import lead_name, millivolts, unnamed
+from anyjepa.domains.number_files import read_array
 
 __all__ = ["ArrayRecords", "FileRecords", "Header", "Recording", "Records", "read_header"]
 
@@ -31,6 +32,8 @@ DAMAGE = (  # what the readers raise on bytes that are not what they say
     struct.error,
 )
 EDF = frozenset({".edf", ".bdf"})
+LONG = 10_000_000  # samples of a lead, above which a header is not taken at its word
+DENSEST = 64  # samples of a lead in a byte of a file
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ class ArrayRecords:
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
         if self.path:
-            values = np.load(self.path, mmap_mode="r", allow_pickle=False)
+            values = read_array(self.path, mapped=True)
             values = values[:, None] if values.ndim == 2 else values
             self.values = values.swapaxes(1, 2) if self.turned else values
 
@@ -160,6 +163,8 @@ class FileRecords:
             raise BadSample(identity, f"claims {header.rate} samples a second")
         if header.points < 1:
             raise BadSample(identity, "is empty")
+        if header.points > LONG and header.points > DENSEST * _stored(path):
+            raise BadSample(identity, f"claims {header.points} samples, more than its files hold")
         return header, parts
 
     def identity(self, index: int) -> str:
@@ -178,6 +183,14 @@ class FileRecords:
     def size(self, index: int) -> int:
         """Bytes of the header or the EDF file."""
         return os.stat(os.path.join(self.root, self.names[index])).st_size
+
+
+def _stored(path: str) -> int:
+    """Bytes of a record's files, which bear its name."""
+    folder, name = os.path.split(path)
+    stem = os.path.splitext(name)[0]
+    with os.scandir(folder or ".") as entries:
+        return sum(entry.stat().st_size for entry in entries if entry.name.startswith(stem))
 
 
 def _identity(name: str) -> str:

@@ -6,7 +6,6 @@ import gzip
 import math
 import os
 import re
-import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 
 from anyjepa.core.errors import UserError, require
 from anyjepa.domains.image_files import check_finite, layout, plain
+from anyjepa.domains.number_files import DEFLATED, open_archive, read_array
 from anyjepa.domains.sources import NoSplit, as_labels, split_order
 
 __all__ = [
@@ -32,7 +32,6 @@ __all__ = [
 IMAGE_KEYS = ("x", "images", "image", "data", "samples")
 LABEL_KEYS = ("y", "labels", "label", "target", "targets")
 IDX_TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
-MOST_INFLATED = 1100  # deflate cannot shrink further than 1032 : 1, so no honest .gz holds more
 
 
 class ArrayStore:
@@ -64,7 +63,7 @@ class MappedStore(ArrayStore):
     """Images of a .npy file too large for memory: mapped, and mapped anew by a pickled copy."""
 
     def __init__(self, path: str) -> None:
-        super().__init__(arranged(np.load(path, mmap_mode="r", allow_pickle=False), path))
+        super().__init__(arranged(read_array(path, mapped=True), path))
         self.path = path
 
     def __reduce__(self) -> tuple[type[MappedStore], tuple[str]]:
@@ -105,8 +104,7 @@ def read_npy(path: Path, split: str | None, resident_bytes: int) -> ImageArray:
     try:
         if path.stat().st_size > resident_bytes:
             return ImageArray(MappedStore(str(path)), None, None, "images in a mapped .npy file")
-        # Mapping first: a header that claims more than the file holds fails here, before memory is taken.
-        values = np.array(np.load(path, mmap_mode="r", allow_pickle=False))
+        values = read_array(path)
     except (ValueError, EOFError, OSError) as error:
         raise UserError(f"{path} is not a .npy file of numbers: {_sentence(error)}") from None
     return ImageArray(ArrayStore(arranged(values, str(path))), None, None, "images in a .npy file")
@@ -115,12 +113,11 @@ def read_npy(path: Path, split: str | None, resident_bytes: int) -> ImageArray:
 def read_npz(path: Path, split: str | None) -> ImageArray:
     """A .npz file: images under x, images or data, labels under y, labels or target; or x_train, y_train."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open_archive(path) as file:
             image_key, label_key = _npz_keys(list(file.files), split, str(path))
-            _check_npz_size(path, image_key)
             values = file[image_key]
             targets = None if label_key is None else file[label_key]
-    except (ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, OSError) as error:
         raise UserError(f"{path} is not a .npz file of numbers: {_sentence(error)}") from None
     values = arranged(values, f"{image_key} in {path}")
     if targets is not None and len(targets) != len(values):
@@ -145,18 +142,6 @@ def _npz_keys(keys: list[str], split: str | None, source: str) -> tuple[str, str
         raise UserError(f"{source} holds {', '.join(keys) or 'nothing'}: call the images x and the labels y")
     _only_train(split, source)
     return image, next((lower[key] for key in LABEL_KEYS if key in lower), None)
-
-
-def _check_npz_size(path: Path, key: str) -> None:
-    """Raises ValueError where the array's header claims more bytes than its member of the archive has."""
-    with zipfile.ZipFile(path) as archive, archive.open(f"{key}.npy") as member:
-        version = np.lib.format.read_magic(member)
-        read = (
-            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        )
-        shape, _, dtype = read(member)
-        if math.prod(shape) * dtype.itemsize > archive.getinfo(f"{key}.npy").file_size:
-            raise ValueError(f"{key} claims shape {shape}, more than the file holds")
 
 
 def array_labels(targets: np.ndarray, source: str) -> tuple[np.ndarray, list[str] | None]:
@@ -217,7 +202,7 @@ def _idx_images(folder: Path, split: str | None) -> Path:
 
 def _idx_values(path: Path) -> np.ndarray:
     zipped = path.name.lower().endswith(".gz")
-    room = path.stat().st_size * (MOST_INFLATED if zipped else 1)
+    room = path.stat().st_size * (DEFLATED if zipped else 1)
     try:
         with gzip.open(path) if zipped else open(path, "rb") as file:
             magic = file.read(4)
@@ -228,10 +213,11 @@ def _idx_values(path: Path) -> np.ndarray:
             dtype = np.dtype(IDX_TYPES[magic[2]])
             shape = tuple(np.frombuffer(file.read(4 * magic[3]), ">u4").tolist())
             claimed = math.prod(shape) * dtype.itemsize
-            content = file.read(claimed) if claimed <= room and len(shape) == magic[3] else b""
+            held = max(claimed, *shape, 0) <= room and len(shape) == magic[3]
+            content = file.read(claimed) if held else b""
     except (EOFError, zlib.error, gzip.BadGzipFile, ValueError) as error:
         raise UserError(f"{path} is damaged ({_sentence(error)}): fetch it again") from None
-    if len(content) < claimed or len(shape) != magic[3]:
+    if len(content) < claimed or not held:
         raise UserError(f"{path} claims {shape} values but holds fewer: it is cut off, fetch it again")
     return np.frombuffer(content, dtype).reshape(shape).astype(dtype.newbyteorder("="))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import struct
 import zlib
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from anyjepa.core.errors import BadSample, require
+from anyjepa.domains.number_files import believable, read_array
 
 __all__ = ["SUFFIXES", "conform", "decode", "layout", "plain"]
 
@@ -144,6 +146,7 @@ def _decode_pillow(content: bytes) -> np.ndarray:
     image_module = require("PIL.Image", "image")
     try:
         with image_module.open(io.BytesIO(content)) as image:
+            believable(image.width * image.height * len(image.getbands()), len(content))
             image.load()
             orientation = image.getexif().get(274, 1)
             values = _pillow_values(image)
@@ -171,6 +174,8 @@ def _pillow_values(image) -> np.ndarray:
 def _decode_deep_png(content: bytes) -> np.ndarray:
     # Pillow reads 16-bit colour as 8-bit without a word.
     _check_png_chunks(content)
+    width, height = struct.unpack(">II", content[16:24])
+    believable(width * height * 8, len(content))
     values = require("imagecodecs", "image").png_decode(content)
     values = plain(values[:, :, None] if values.ndim == 2 else values)
     with require("PIL.Image", "image").open(io.BytesIO(content)) as image:
@@ -198,6 +203,7 @@ def _decode_tiff(content: bytes) -> np.ndarray:
         if not file.series:
             raise ValueError("the TIFF holds no image")
         series, page = file.series[0], file.pages[0]
+        believable(math.prod(series.shape) * series.dtype.itemsize, len(content))
         values, axes = series.asarray(), series.axes
         orientation = page.tags["Orientation"].value if "Orientation" in page.tags else 1
         if (
@@ -239,7 +245,7 @@ def _tiff_image(values: np.ndarray, axes: str) -> np.ndarray:
 
 
 def _decode_npy(content: bytes) -> np.ndarray:
-    values = plain(np.load(io.BytesIO(content), allow_pickle=False))
+    values = plain(read_array(content))
     if values.ndim == 2:
         return values[:, :, None]
     if values.ndim != 3:

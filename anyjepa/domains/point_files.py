@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 from pathlib import PurePosixPath
 
 import numpy as np
 
-from anyjepa.core.errors import BadSample, require
+from anyjepa.core.errors import BadSample
+from anyjepa.domains.number_files import read_array
+from anyjepa.domains.point_las import decode_las
 from anyjepa.domains.point_meshes import parse_obj, parse_off, parse_stl, surface_points
 from anyjepa.domains.point_scans import parse_pcd, parse_ply
 
@@ -19,7 +20,6 @@ MESHES = {".off": parse_off, ".obj": parse_obj, ".stl": parse_stl, ".ply": parse
 TEXT_SUFFIXES = frozenset({".xyz", ".txt", ".csv", ".pts", ".asc", ".xyzn", ".xyzrgb"})
 SUFFIXES = frozenset({*MESHES, *TEXT_SUFFIXES, ".pcd", ".las", ".laz", ".npy", ".bin"})
 KITTI_COLUMNS, NUSCENES_COLUMNS = 4, 5
-LAS_EXTRA = ("intensity", "red", "green", "blue")
 
 
 def decode(content: bytes, name: str, identity: str, on_surface: int) -> np.ndarray:
@@ -40,7 +40,7 @@ def decode(content: bytes, name: str, identity: str, on_surface: int) -> np.ndar
     if suffix == ".npy":
         return _array(content, identity)
     if suffix in (".las", ".laz"):
-        return _las(content, identity)
+        return decode_las(content, identity)
     return _text(content, identity)
 
 
@@ -53,7 +53,7 @@ def _floats(content: bytes, columns: int, identity: str) -> np.ndarray:
 
 def _array(content: bytes, identity: str) -> np.ndarray:
     try:
-        values = np.load(io.BytesIO(content), allow_pickle=False)
+        values = read_array(content)
     except (ValueError, EOFError, OSError) as error:
         raise BadSample(identity, f"is not a .npy file of numbers: {str(error).splitlines()[0]}") from None
     if values.ndim != 2 or values.dtype.kind not in "biuf":
@@ -88,19 +88,6 @@ def _numeric(line: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _las(content: bytes, identity: str) -> np.ndarray:
-    """Scaled coordinates in float64 (they are large numbers, as of UTM), then intensity and colours."""
-    laspy = require("laspy", "points")
-    try:
-        table = laspy.read(io.BytesIO(content))
-    # the decompressor's own error is a RuntimeError
-    except (laspy.errors.LaspyException, RuntimeError, ValueError, OSError, EOFError) as error:
-        raise BadSample(identity, f"is damaged LAS: {str(error).splitlines()[0]}") from None
-    names = set(table.point_format.dimension_names)
-    others = [np.asarray(table[name], np.float64) for name in LAS_EXTRA if name in names]
-    return np.stack([np.asarray(table[axis], np.float64) for axis in "xyz"] + others, axis=1)
 
 
 def read_file(root: str, name: str, on_surface: int) -> np.ndarray:

@@ -35,7 +35,7 @@ def parse_off(content: bytes, identity: str) -> Parsed:
         count, faces = counts[0], counts[1]
         vertices = _rows(lines[1 : 1 + count], count)
         return vertices, triangles([_face(line) for line in lines[1 + count : 1 + count + faces]], count)
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, OverflowError) as error:
         raise BadSample(identity, f"is damaged OFF: {error}") from None
 
 
@@ -87,7 +87,7 @@ def parse_obj(content: bytes, identity: str) -> Parsed:
         columns = columns if columns in (3, 6) else 3
         vertices = np.array([row[:columns] for row in rows], dtype=np.float64)
         return vertices, triangles(faces, len(vertices))
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise BadSample(identity, f"is damaged OBJ: {error}") from None
 
 

@@ -11,7 +11,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from anyjepa.core.errors import BadSample, UserError, require
+from anyjepa.core.errors import BadSample, UserError
+from anyjepa.domains.hdf5_files import checked, open_hdf5
 from anyjepa.domains.point_files import read_file
 
 __all__ = ["ArrayClouds", "FileClouds", "Hdf5Clouds", "PointSamples", "Store", "VoxelClouds", "cleaned"]
@@ -144,10 +145,10 @@ class Hdf5Clouds:
         """The row."""
         path, row = self._place(index)
         try:
-            with require("h5py", "points").File(path, "r") as file:
-                return file[self.key][row]
-        except (OSError, KeyError) as error:
-            raise BadSample(self.identity(index), str(error).splitlines()[0]) from None
+            with open_hdf5(path) as file:
+                return checked(file, self.key)[row]
+        except (OSError, ValueError) as error:
+            raise BadSample(self.identity(index), str(error)) from None
 
     def identity(self, index: int) -> str:
         """The row number over all files."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -57,7 +58,7 @@ def parse_ply(content: bytes, identity: str) -> tuple[np.ndarray, np.ndarray]:
         lists = next((faces[name] for name in ("vertex_indices", "vertex_index") if name in faces), [])
         corners = triangles([face.tolist() for face in lists], len(vertices))
         return vertices, corners
-    except (ValueError, KeyError, IndexError) as error:
+    except (ValueError, KeyError, IndexError, OverflowError) as error:
         raise BadSample(identity, f"is damaged PLY: {error}") from None
 
 
@@ -74,6 +75,8 @@ def _ply_header(content: bytes) -> tuple[str, list[_Element], int]:
             order = PLY_ORDERS[words[1]]
         elif words[0] == "element":
             elements.append(_Element(words[1], int(words[2])))
+            if elements[-1].count < 0:
+                raise ValueError(f"it announces {words[2]} of {words[1]}")
         elif words[0] == "property" and words[1] == "list":
             elements[-1].properties.append((words[4], PLY_TYPES[words[3]], PLY_TYPES[words[2]]))
         elif words[0] == "property":
@@ -112,7 +115,7 @@ class _Records:
             }
         return table
 
-    def _record(self, element: _Element) -> list[np.ndarray]:
+    def _record(self, element: _Element) -> list[Any]:
         raise NotImplementedError
 
     def _table(self, element: _Element, lengths: list[int | None]) -> Table | None:
@@ -129,7 +132,7 @@ class _BinaryRecords(_Records):
         self.position += dtype.itemsize * count
         return values
 
-    def _record(self, element: _Element) -> list[np.ndarray]:
+    def _record(self, element: _Element) -> list[Any]:
         return [
             self._take(kind)[0] if size is None else self._take(kind, int(self._take(size)[0]))
             for _, kind, size in element.properties
@@ -170,7 +173,7 @@ class _AsciiRecords(_Records):
         self.position += count
         return values
 
-    def _record(self, element: _Element) -> list[np.ndarray]:
+    def _record(self, element: _Element) -> list[Any]:
         return [
             self._take(1)[0] if size is None else self._take(int(self._take(1)[0])).astype(np.int64)
             for _, _, size in element.properties
@@ -212,7 +215,7 @@ def parse_pcd(content: bytes, identity: str) -> np.ndarray:
             raise ValueError(f"its points have no {missing[0]}")
         others = [name for name in columns if name not in "xyz"]
         return np.stack([columns[name].astype(np.float64) for name in [*"xyz", *others]], axis=1)
-    except (ValueError, KeyError, IndexError, TypeError) as error:
+    except (ValueError, KeyError, IndexError, TypeError, OverflowError, SyntaxError) as error:
         raise BadSample(identity, f"is damaged PCD: {error}") from None
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,11 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from anyjepa.core.errors import UserError, nearest, require
+from anyjepa.core.errors import UserError, nearest
 from anyjepa.domains import point_samples
 from anyjepa.domains.dense_labels import column_of, part_arrays
+from anyjepa.domains.hdf5_files import checked, joined, numbers_of, open_hdf5
 from anyjepa.domains.image_arrays import array_labels
 from anyjepa.domains.label_files import labels_from_file
+from anyjepa.domains.number_files import open_archive, read_array
 from anyjepa.domains.point_files import SUFFIXES, TEXT_SUFFIXES
 from anyjepa.domains.point_samples import (
     ArrayClouds,
@@ -237,39 +237,36 @@ def _list(path: Path, listed: list[str], on_surface: int) -> _Found:
 
 
 def _hdf5(paths: Sequence[Path], split: str | None) -> _Found:
-    library = require("h5py", "points")
     if split is not None and len(paths) == 1:
         _of_split([paths[0].name, "?"], split, str(paths[0]))
+    tables = [str(path) for path in paths]
     counts, numbers, size_each, key = [], [], 0, "data"
-    for path in paths:
+    for path in tables:
         try:
-            with library.File(path, "r") as file:
+            with open_hdf5(path) as file:
                 key = next((name for name in CLOUD_KEYS if name in file), "")
                 if not key or len(file[key].shape) != 3:
                     raise UserError(
                         f"{path} holds {', '.join(file) or 'nothing'}: call the clouds (n, points, 3) data"
                     )
-                counts.append(len(file[key]))
-                size_each = int(np.prod(file[key].shape[1:])) * file[key].dtype.itemsize
+                clouds = checked(file, key)
+                counts.append(len(clouds))
+                size_each = int(np.prod(clouds.shape[1:])) * clouds.dtype.itemsize
                 label_key = next((name for name in LABEL_KEYS if name in file), None)
-                numbers.append(None if label_key is None else np.asarray(file[label_key][()]).reshape(-1))
-        except OSError as error:
-            raise UserError(f"{path} is not a HDF5 file: {str(error).splitlines()[0]}") from None
-    store = Hdf5Clouds([str(path) for path in paths], counts, key, size_each)
+                numbers.append(None if label_key is None else numbers_of(file, label_key).reshape(-1))
+        except (ValueError, OSError) as error:
+            raise UserError(f"{path} is not a HDF5 file that is whole: {error}.") from None
+    store = Hdf5Clouds(tables, counts, key, size_each)
     held: Store = store
     if size_each * sum(counts) <= point_samples.RESIDENT_BYTES:
-        held = ArrayClouds(np.concatenate([_hdf5_array(str(path), key) for path in paths]))
+        held = ArrayClouds(joined(tables, key))
     kind = f"clouds in {len(paths)} HDF5 file{'s' * (len(paths) > 1)}"
-    tables = [str(path) for path in paths]
     if any(part is None for part in numbers):
         return _Found(held, kind, tables=tables)
     found, classes = array_labels(np.concatenate(numbers), f"label in {paths[0]}")
+    if len(found) != sum(counts):
+        raise UserError(f"{paths[0]} holds {sum(counts)} clouds but {len(found)} labels: make them match")
     return _Found(held, kind, found, _named(classes, paths[0].parent), tables)
-
-
-def _hdf5_array(path: str, key: str) -> np.ndarray:
-    with require("h5py", "points").File(path, "r") as file:
-        return file[key][()]
 
 
 def _named(classes: list[str] | None, folder: Path) -> list[str] | None:
@@ -299,7 +296,7 @@ def _set(values: np.ndarray, source: str) -> np.ndarray:
 def _npy(path: Path, split: str | None) -> _Found:
     _only_train(split, str(path))
     try:
-        values = np.load(path, mmap_mode="r", allow_pickle=False)
+        values = read_array(path, mapped=True)
         if values.nbytes <= point_samples.RESIDENT_BYTES:
             values = np.array(values)
     except (ValueError, EOFError, OSError) as error:
@@ -309,10 +306,11 @@ def _npy(path: Path, split: str | None) -> _Found:
 
 def _npz(path: Path, split: str | None) -> _Found:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open_archive(path) as file:
             table = {name: file[name] for name in file.files}
-    except (ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, OSError) as error:
         raise UserError(f"{path} is not a .npz file of numbers: {str(error).splitlines()[0]}") from None
+    table = {name: values for name, values in table.items() if values.ndim}
     stem = next((name for name in ("voxels", "voxels_packed", *CLOUD_KEYS) if name in table), None)
     label_key = next((name for name in LABEL_KEYS if name in table), None)
     rows = np.arange(0 if stem is None else len(table[stem]))
@@ -373,7 +371,7 @@ def _held_out(is_test: np.ndarray, split: str | None, source: str) -> np.ndarray
 
 def _voxels(values: np.ndarray, rows: np.ndarray, key: str, path: Path) -> tuple[Store, str]:
     if key == "voxels":
-        if values.ndim != 4:
+        if values.ndim != 4 or 0 in values.shape:
             raise UserError(f"voxels in {path} have shape {values.shape}: give (n, depth, height, width)")
         depth, height, width = values.shape[1:]
         packed = np.packbits(values[rows].reshape(len(rows), -1) != 0, axis=1)

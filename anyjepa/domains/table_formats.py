@@ -16,6 +16,7 @@ from pyarrow import csv as arrow_csv
 from pyarrow import feather, parquet
 
 from anyjepa.core.errors import BadSample, UserError
+from anyjepa.domains.number_files import open_archive, read_array
 from anyjepa.domains.sources import split_order
 from anyjepa.domains.table_columns import compute
 
@@ -25,6 +26,7 @@ SUFFIXES = frozenset({".csv", ".tsv", ".tab", ".txt", ".data", ".parquet", ".pq"
                       ".arff", ".npy", ".npz"})  # fmt: skip
 DELIMITED = {".csv", ".tsv", ".tab", ".txt", ".data"}
 SNIFFED = 65_536  # bytes
+MOST_ROWS = 4096  # a byte of Parquet: writers end a page of equal values sooner
 NUMERIC = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$")
 
 
@@ -61,13 +63,13 @@ def read_sheet(path: Path, split: str | None = None) -> Sheet:
     suffix = path.suffix.lower()
     try:
         if suffix in (".parquet", ".pq"):
-            return Sheet(parquet.read_table(path))
+            return Sheet(read_parquet(path))
         if suffix in (".feather", ".arrow"):
-            return Sheet(feather.read_table(path))
+            return Sheet(_sound(feather.read_table(path)))
         if suffix == ".arff":
             return _arff(path)
         if suffix == ".npy":
-            return from_array(np.load(path, mmap_mode="r", allow_pickle=False))
+            return from_array(read_array(path, mapped=True))
         if suffix == ".npz":
             return _npz(path, split)
         if suffix in DELIMITED:
@@ -76,6 +78,23 @@ def read_sheet(path: Path, split: str | None = None) -> Sheet:
         raise UserError(f"{path} cannot be read as {suffix[1:]}: {str(error).splitlines()[0]}") from None
     known = ", ".join(sorted(SUFFIXES))
     raise UserError(f"{path} is not a table: give a file that ends in one of {known}.")
+
+
+def read_parquet(path: Path) -> arrow.Table:
+    """A Parquet file whose rows are no more than it can hold. Raises ArrowException, OSError, ValueError."""
+    rows = parquet.read_metadata(path).num_rows
+    if rows > MOST_ROWS * path.stat().st_size:
+        raise ValueError(f"it claims {rows} rows, more than the file holds")
+    return _sound(parquet.read_table(path))
+
+
+def _sound(table: arrow.Table) -> arrow.Table:
+    """The table itself; ArrowInvalid where lengths, offsets or text in it are not what they should be.
+
+    Arrow believes a file, and what reads past the end of a column later ends the process.
+    """
+    table.validate(full=True)
+    return table
 
 
 def from_array(values: np.ndarray, names: Sequence[str] | None = None) -> Sheet:
@@ -104,7 +123,7 @@ def _array(values: np.ndarray) -> arrow.Array:
 
 
 def _npz(path: Path, split: str | None) -> Sheet:
-    with np.load(path, allow_pickle=False) as file:
+    with open_archive(path) as file:
         arrays = {name.lower(): name for name in file.files}
         pairs = [(f"x_{word}", f"y_{word}") for word in split_order(split)]
         if split is None or not any(x in arrays for x, _ in pairs):
@@ -229,7 +248,7 @@ def _arff(path: Path) -> Sheet:
             words = _arff_words(line)
             if words and words[0].lower() == "@data":
                 break
-            if words and words[0].lower() == "@attribute":
+            if len(words) > 1 and words[0].lower() == "@attribute":
                 name, kind = words[1], line.strip()
                 names.append(name)
                 kinds[name] = _arff_kind(kind[kind.index(name) + len(name) :])
@@ -274,6 +293,9 @@ def _arff_rows(lines: Any, width: int) -> Iterator[tuple[int, list[str]]]:
         full = ["0"] * width
         for cell in cells:
             place, _, value = cell.strip().partition(" ")
-            if place:
+            if place.isdecimal() and int(place) < width:
                 full[int(place)] = value.strip(f"{quote} ")
+            elif place:
+                full = []  # it names a column that is not there
+                break
         yield number, full

@@ -19,6 +19,7 @@ VIDEOS = frozenset(
     | {".ts", ".mts", ".wmv", ".flv", ".3gp", ".y4m"}
 )
 IMAGES = frozenset([".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"])
+DAMAGE = (OSError, ValueError, TypeError, ArithmeticError, LookupError, RuntimeError, MemoryError)
 EPSILON = 1e-4  # seconds: times are stored in ticks
 
 
@@ -34,7 +35,7 @@ def _opened(content: str | bytes, identity: str) -> Any:
     av = require("av", "video")
     try:
         container = av.open(io.BytesIO(content) if isinstance(content, bytes) else content)
-    except (av.error.FFmpegError, OSError) as problem:
+    except (av.error.FFmpegError, *DAMAGE) as problem:
         raise BadSample(identity, f"is no video that opens ({_words(problem)})") from None
     if not container.streams.video:
         container.close()
@@ -43,7 +44,7 @@ def _opened(content: str | bytes, identity: str) -> Any:
 
 
 def _words(problem: Exception) -> str:
-    return getattr(problem, "strerror", None) or str(problem).splitlines()[0]
+    return getattr(problem, "strerror", None) or (str(problem).splitlines() or [type(problem).__name__])[0]
 
 
 def read_header(content: str | bytes, identity: str) -> Header:
@@ -54,8 +55,11 @@ def read_header(content: str | bytes, identity: str) -> Header:
     av = require("av", "video")
     with _opened(content, identity) as container:
         stream = container.streams.video[0]
-        rate = float(stream.average_rate or stream.base_rate or 0)
-        seconds = float(stream.duration * stream.time_base) if stream.duration else 0.0
+        try:
+            rate = float(stream.average_rate or stream.base_rate or 0)
+            seconds = float(stream.duration * stream.time_base) if stream.duration else 0.0
+        except DAMAGE as problem:
+            raise BadSample(identity, f"has no clock ({_words(problem)})") from None
         if not seconds and container.duration:
             seconds = container.duration / av.time_base
         if seconds <= 0:
@@ -65,7 +69,7 @@ def read_header(content: str | bytes, identity: str) -> Header:
                     for p in container.demux(stream)
                     if p.pts is not None
                 ]
-            except av.error.FFmpegError as problem:
+            except (av.error.FFmpegError, *DAMAGE) as problem:
                 raise BadSample(identity, f"cannot be read ({_words(problem)})") from None
             start = float((stream.start_time or 0) * stream.time_base)
             seconds = max(ends, default=0.0) - start
@@ -100,7 +104,7 @@ def read_frames(content: str | bytes, identity: str, times: np.ndarray, side: in
                 last, shown = frame, now
                 if len(found) == len(times):
                     break
-        except (av.error.FFmpegError, OSError) as problem:
+        except (av.error.FFmpegError, *DAMAGE) as problem:
             if last is None:
                 raise BadSample(identity, f"cannot be decoded ({_words(problem)})") from None
         if last is None:

@@ -14,6 +14,7 @@ import numpy as np
 from anyjepa.core.errors import BadSample, UserError, nearest
 from anyjepa.domains.image_arrays import IMAGE_KEYS, LABEL_KEYS, array_labels
 from anyjepa.domains.label_files import groups_from_file, labels_from_file
+from anyjepa.domains.number_files import open_archive, read_array
 from anyjepa.domains.sources import (
     NoSplit,
     as_labels,
@@ -197,11 +198,11 @@ def _from_numpy(
                 raise NoSplit(f"{source} has no split {split!r}: leave the split out.")
             large = path.stat().st_size > RESIDENT_BYTES
             # mapping first: a header that claims more than the file holds fails here, before memory is taken
-            values = np.load(path, mmap_mode="r", allow_pickle=False)
+            values = read_array(path, mapped=True)
             values, kind = (values, "clips in a mapped .npy file") if large else (
                 np.array(values), "clips in a .npy file")  # fmt: skip
         else:
-            with np.load(path, allow_pickle=False) as file:
+            with open_archive(path) as file:
                 clips, label = _keys(list(file.files), split, source)
                 values, kind = file[clips], "clips in a .npz file"
                 if label is not None:

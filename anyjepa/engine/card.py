@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import yaml
 
 from anyjepa import __version__
+from anyjepa.core.errors import visible
 from anyjepa.engine.files import explained, write_whole
 from anyjepa.engine.portable import describe
 from anyjepa.engine.run import Run
@@ -66,7 +68,7 @@ def model_card(
         ]
     parts = [
         "---\n" + yaml.safe_dump(head, sort_keys=False, allow_unicode=True) + "---\n",
-        f"# {repo or run.path.name}\n",
+        f"# {_cell(repo or run.path.name)}\n",
         _what(run),
         "## Load it\n\n" + _code(run, file, format, measured, output, repo),
         _figures(run, scores),
@@ -218,7 +220,15 @@ def _made(run: Run, format: str, measured: dict[str, Any]) -> list[tuple[str, An
     ]
 
 
+def _cell(text: str) -> str:
+    """Text of a table's cell, which may be in the marks of code: nothing in it is Markdown or HTML."""
+    text = visible(text.replace("\n", " ")).replace("|", "\\|")
+    if len(text) > 1 and text[0] == text[-1] == "`":
+        return "`" + text[1:-1].replace("`", "'") + "`"
+    return html.escape(text, quote=False)
+
+
 def _table(header: tuple[str, ...], rows: Any) -> str:
     lines = [" | ".join(header), " | ".join("---" for _ in header)]
-    lines += [" | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in row) for row in rows]
+    lines += [" | ".join(_cell(str(cell)) for cell in row) for row in rows]
     return "".join(f"| {line} |\n" for line in lines)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from anyjepa.core.errors import UserError
+from anyjepa.core.errors import UserError, visible
 from anyjepa.domains import Frame, Samples
 from anyjepa.engine.files import explained, sync_folder, write_whole
 from anyjepa.engine.run import Run, load
@@ -198,7 +198,7 @@ class _Parquet:
         self.waiting = []
         samples, dim = self.samples, vectors.shape[1]
         columns: dict[str, Any] = {
-            "id": [samples.identity(int(i)) for i in indices],
+            "id": [visible(samples.identity(int(i))) for i in indices],
             "embedding": arrow.FixedSizeListArray.from_arrays(arrow.array(vectors.reshape(-1)), dim),
         }
         if samples.labels is not None:
@@ -260,7 +260,7 @@ class _Array:
             self.dim = vectors.shape[1]
             self._header()
         self.file.write(np.ascontiguousarray(vectors, dtype="<f4").tobytes())
-        self.ids.writelines(self.samples.identity(int(i)) + "\n" for i in indices)
+        self.ids.writelines(visible(self.samples.identity(int(i))) + "\n" for i in indices)
         self.rows += len(indices)
 
     def _header(self) -> None:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
+from anyjepa.core.errors import visible
 from anyjepa.engine.files import append_line, explained, read_lines, write_whole
 from anyjepa.engine.tracking import Tracker
 
@@ -46,7 +47,7 @@ class Journal:
             with explained(f"write {self.path}"):
                 write_whole(self.path, "".join(json.dumps(row) + "\n" for row in kept).encode())
                 self.board = SummaryWriter(str(run), purge_step=start + 1 if start else None)
-        self.console = Console(stderr=True, quiet=quiet, soft_wrap=True)
+        self.console = Console(markup=False, emoji=False, stderr=True, quiet=quiet, soft_wrap=True)
         self.steps, self.last_line = steps, time.monotonic()
         self.bar: Progress | None = None
         if self.console.is_terminal and not quiet:
@@ -97,7 +98,7 @@ class Journal:
 
     def say(self, message: str, style: str = "") -> None:
         """A sentence for the person, above the bar."""
-        self.console.print(message, style=style, highlight=False)
+        self.console.print(visible(message), style=style, highlight=False)
 
     def close(self) -> None:
         """Finish the bar and the event file."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from anyjepa.engine.randomness import step_generator
 from anyjepa.engine.run import build_method, write_config
 from anyjepa.engine.settings import Settings
 from anyjepa.engine.shards import is_cut, whole
-from anyjepa.engine.signals import stop_signals
+from anyjepa.engine.signals import StopSignals, Told, stop_signals
 from anyjepa.engine.team import Team
 from anyjepa.engine.tracking import tracker
 from anyjepa.engine.watch import RECOVERED, Watch
@@ -128,19 +129,25 @@ class Training:
             self.journal.close()
         return self._finish(done, told)
 
-    def _loop(self, stopped: list[int]) -> tuple[int, int]:
+    def _loop(self, stopped: StopSignals) -> tuple[int, int]:
         """Steps done, and the signal that ended them, or 0."""
         step, saved, saved_at = self.start, self.start, time.monotonic()
         log = _Log(self.config["batch_size"])
         damaged: list[BadSample] = []
-        for batch, problems in self._batches():
+        loaded = self._batches(stopped)
+        while step < self.steps:
+            try:
+                batch, problems = next(loaded)
+            except Told:
+                self._save_early(step, step > saved, log, damaged)
+                return step, stopped.number
             step += 1
             values = schedule(self.recipe, step, self.steps)
             log.add(*self._step(batch, step, values))
             damaged += problems
             every = self.settings.checkpoint_every
             late = time.monotonic() - saved_at > 60
-            told, late = self.team.any_said(stopped[0] if stopped else 0, int(late))
+            told, late = self.team.any_said(stopped.number, int(late))
             # what is said is heard a step later, when a checkpoint may just have been made
             due = step - saved >= (every or (2 if late else self.steps))
             if step % self.settings.log_every == 0 or step == self.steps or told:
@@ -158,7 +165,15 @@ class Training:
                 return step, told
         return step, 0
 
-    def _batches(self) -> Iterator[Any]:
+    def _save_early(self, step: int, unsaved: bool, log: _Log, damaged: list[BadSample]) -> None:
+        """Save what was done before a wait that a signal ended."""
+        self._name_damaged(damaged)
+        if log.count:
+            self._record(log, step, schedule(self.recipe, step, self.steps))
+        if unsaved:
+            self._save(step)
+
+    def _batches(self, stopped: StopSignals) -> Iterator[Any]:
         loader = Steps(
             self.samples, self.recipe, self.config["batch_size"], self.config["seed"], self.steps,
             self.settings.patience, (self.team.rank, self.team.size),
@@ -169,7 +184,9 @@ class Training:
             # decoded data in memory is drawn faster than another process can hand it over
             resident = getattr(self.samples, "array", None) is not None
             workers = 0 if resident else min(8, max(1, torch.get_num_threads() - 1))
-        return batches(loader, self.start, workers, pin=self.fabric.device.type == "cuda")
+        # one of several processes that gave up a wait by itself would leave the others waiting for it
+        waiting = stopped.waiting if self.team.size == 1 else nullcontext
+        return batches(loader, self.start, workers, self.fabric.device.type == "cuda", waiting)
 
     def _step(
         self, batch: dict[str, Tensor], step: int, values: dict[str, float]

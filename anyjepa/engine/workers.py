@@ -6,7 +6,8 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -20,23 +21,31 @@ CHECK = 3.0  # seconds without a batch after which it is asked who is dead or ha
 CHANCES = 2  # deaths over one sample after which it counts as damaged
 
 
-def batches(steps: Steps, start: int, workers: int, pin: bool) -> Iterator[Loaded]:
+def batches(
+    steps: Steps,
+    start: int,
+    workers: int,
+    pin: bool,
+    waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Iterator[Loaded]:
     """Batches of the steps after `start`, loaded ahead by `workers` processes (0: in this one).
 
     A process that dies (a decoder's crash, the system short of memory) or hangs is replaced, and the same
-    steps are loaded again. A sample that one hangs over, or two die over, counts as damaged.
+    steps are loaded again. A sample that one hangs over, or two die over, counts as damaged. What is loaded
+    is waited for within `waiting`, which may end that by an exception.
 
     Raises:
         UserError: samples cannot be read, see `read_many`; or loader processes keep dying.
     """
     if not workers:
         for step in range(start, len(steps)):
-            batch, problems = steps[step]
+            with waiting():
+                batch, problems = steps[step]
             yield ({name: part.pin_memory() for name, part in batch.items()} if pin else batch), problems
         return
     deaths, over, named = 0, Counter[int](), list[BadSample]()
     while start < len(steps):
-        crew = _Crew(steps, start, workers, pin)
+        crew, done = _Crew(steps, start, workers, pin, waiting), False
         try:
             for item in crew:
                 if isinstance(item, UserError):
@@ -44,6 +53,7 @@ def batches(steps: Steps, start: int, workers: int, pin: bool) -> Iterator[Loade
                 batch, problems = item
                 yield batch, named + problems
                 start, deaths, named = start + 1, 0, []
+            done = True
             return
         except _Lost as loss:
             deaths += 1
@@ -61,7 +71,7 @@ def batches(steps: Steps, start: int, workers: int, pin: bool) -> Iterator[Loade
                         else f"the process that read it died {over[index]} times"
                     )
         finally:
-            crew.dismiss()
+            crew.dismiss(at_once=not done)
 
 
 class _Lost(Exception):
@@ -75,8 +85,15 @@ class _Lost(Exception):
 class _Crew:
     """One set of loader processes."""
 
-    def __init__(self, steps: Steps, start: int, workers: int, pin: bool) -> None:
-        self.patience = steps.patience
+    def __init__(
+        self,
+        steps: Steps,
+        start: int,
+        workers: int,
+        pin: bool,
+        waiting: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self.patience, self.waiting = steps.patience, waiting
         # index that each is reading, -1 for none, and since when
         self.reading = torch.full((workers, 2), -1.0, dtype=torch.float64).share_memory_()
         loader = DataLoader(
@@ -97,7 +114,9 @@ class _Crew:
     def __iter__(self) -> Iterator[Any]:
         while True:
             try:
-                yield next(self.loading)
+                with self.waiting():
+                    item = next(self.loading)
+                yield item
             except StopIteration:
                 return
             except (RuntimeError, OSError, EOFError) as problem:
@@ -122,9 +141,9 @@ class _Crew:
         rows = zip(self.reading.tolist(), chosen, strict=True)
         return {int(index): False for (index, _), wanted in rows if index >= 0 and wanted}
 
-    def dismiss(self) -> None:
-        """End the processes, also those that hang."""
-        if self._hung():
+    def dismiss(self, at_once: bool) -> None:
+        """End the processes; `at_once` also those that are reading, hang or are deaf to milder signals."""
+        if at_once:
             for process in self.loading._workers:
                 process.kill()
         # left to the garbage collector, they would not be told to leave in time

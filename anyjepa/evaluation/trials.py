@@ -154,7 +154,10 @@ def _difference(known: str, asked: str) -> str:
 
 def work(path: Path, plan: Plan, data: np.ndarray | None = None) -> int:
     """Train trial after trial until none is left; the number of a signal that came, else 0."""
-    study, console = Study(path), Console(stderr=True, soft_wrap=True, highlight=False)
+    study, console = (
+        Study(path),
+        Console(markup=False, emoji=False, stderr=True, soft_wrap=True, highlight=False),
+    )
     while claimed := study.claim(plan):
         trial, lock = claimed
         try:
@@ -262,7 +265,7 @@ def workers(path: Path, plan: Plan, jobs: int) -> int:
                 for process in processes:
                     process.terminate()
     if stopped:
-        return stopped[0]
+        return stopped.number
     if any(process.exitcode for process in processes):
         raise UserError("a process of the sweep died; give the same command again to go on without it.")
     return 0

@@ -22,7 +22,7 @@ from anyjepa.engine.run import Run, load
 from anyjepa.evaluation.inspection import add_views, assess
 from anyjepa.reports import sections, summary
 from anyjepa.reports.masked import drawn, tokens_of
-from anyjepa.reports.page import Content, Health, Masks, Patches, SampleViews, render
+from anyjepa.reports.page import Content, Health, Masks, Patches, SampleViews, encoded, render
 from anyjepa.reports.sections import Labels, Looked
 
 SHOWN = 6  # samples of the masks, neighbours and patches
@@ -68,7 +68,7 @@ def write_report(
     page = render(gather(run, source, labels, samples, seed))
     with explained(f"write {path}"):
         # a file name need not be valid Unicode
-        write_whole(path, page.encode("utf-8", errors="backslashreplace"))
+        write_whole(path, encoded(page))
     return path
 
 

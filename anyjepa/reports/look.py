@@ -22,7 +22,7 @@ from anyjepa.engine.survey import Candidate, Found, also, identify
 from anyjepa.reports import sections
 from anyjepa.reports.look_words import busy_words, describe_labels, doubts, duration, size, unknown
 from anyjepa.reports.masked import drawn
-from anyjepa.reports.page import Masks, SampleViews
+from anyjepa.reports.page import Masks, SampleViews, encoded
 
 DRAWN = 4  # samples that masks are drawn over
 BUSY = 1.6  # steps take so many times the quickest: other work has the processors
@@ -243,7 +243,7 @@ def _write(path: Path, domain: Domain, proposal: Proposal, result: dict[str, Any
     )
     with explained(f"write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, page.encode("utf-8", errors="backslashreplace"))
+        write_whole(path, encoded(page))
     return path
 
 

@@ -19,6 +19,8 @@ from anyjepa.reports import charts
 from anyjepa.reports.charts import Chart
 from anyjepa.reports.pictures import Picture
 
+# control characters but for the tab and line breaks, and the characters that depict them
+PICTURED = {code: 0x2400 + code for code in range(32) if code not in (9, 10, 13)} | {127: 0x2421}
 Ends = tuple[float | None, float | None]  # of an interval
 
 
@@ -244,6 +246,14 @@ class Content:
     skipped_first: Sequence[tuple[str, str]] = field(default_factory=tuple)
     made: str = ""
     health: Health | str = "Not measured."
+
+
+def encoded(page: str) -> bytes:
+    """A page's text as it is written: UTF-8, in which control characters are their pictures.
+
+    They are no part of HTML, and the names of files that bear them move the cursor of who prints the page.
+    """
+    return page.translate(PICTURED).encode("utf-8", errors="backslashreplace")
 
 
 def render(content: Content) -> str:
