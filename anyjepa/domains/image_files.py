@@ -7,6 +7,7 @@ import math
 import struct
 import zlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -197,8 +198,30 @@ def _check_png_chunks(content: bytes) -> None:
     raise ValueError("image file is truncated")
 
 
+def _check_tiff_pages(content: bytes) -> None:
+    """Raises ValueError where the chain of pages takes more room than the file has: it runs in a circle.
+
+    The library follows such a chain for minutes.
+    """
+    order: Any = {b"II": "little", b"MM": "big"}.get(content[:2])
+    if order is None:
+        raise ValueError("not a TIFF")
+    large = int.from_bytes(content[2:4], order) == 43
+    count_bytes, entry_bytes, offset_bytes = (8, 20, 8) if large else (2, 12, 4)
+    start = 8 if large else 4
+    place, taken = int.from_bytes(content[start : start + offset_bytes], order), 0
+    while place and place + count_bytes <= len(content):
+        entries = int.from_bytes(content[place : place + count_bytes], order)
+        after = place + count_bytes + entries * entry_bytes
+        taken += after + offset_bytes - place
+        if taken > len(content):
+            raise ValueError("its chain of pages is damaged")
+        place = int.from_bytes(content[after : after + offset_bytes], order)
+
+
 def _decode_tiff(content: bytes) -> np.ndarray:
     tifffile = require("tifffile", "image")
+    _check_tiff_pages(content)
     with tifffile.TiffFile(io.BytesIO(content)) as file:
         if not file.series:
             raise ValueError("the TIFF holds no image")
