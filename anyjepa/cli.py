@@ -234,6 +234,7 @@ def _of(module: str, name: str) -> Callable[[Sequence[str]], int]:
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "demo": (command_demo, "the main job, end to end, in about two minutes"),
     "look": (_of("cli_look", "look"), "what is in there, what is damaged, what to train and what it costs"),
+    "pack": (_of("cli_pack", "pack"), "make shards of any source, for data larger than memory and disk"),
     "recipes": (command_recipes, "list the recipes, or say all about one"),
     "train": (command_train, "pre-train an encoder on unlabelled data"),
     "inspect": (_of("cli_choosing", "inspect"), "is it healthy? (no labels)"),

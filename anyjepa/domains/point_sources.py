@@ -20,11 +20,14 @@ from anyjepa.domains import point_samples
 from anyjepa.domains.dense_labels import column_of, part_arrays
 from anyjepa.domains.image_arrays import array_labels
 from anyjepa.domains.label_files import labels_from_file
+from anyjepa.domains.names import Names
+from anyjepa.domains.packs import required_pack
 from anyjepa.domains.point_files import SUFFIXES, TEXT_SUFFIXES
 from anyjepa.domains.point_samples import (
     ArrayClouds,
     FileClouds,
     Hdf5Clouds,
+    PackClouds,
     PointSamples,
     Store,
     VoxelClouds,
@@ -37,6 +40,7 @@ from anyjepa.domains.sources import (
     is_split,
     list_files,
     list_folders,
+    list_names,
     natural_split,
     split_order,
 )
@@ -133,6 +137,9 @@ def _found(source: str, split: str | None, on_surface: int) -> _Found:
         return _Found(ArrayClouds(clouds), "simulated clouds", numbers, CLASSES, parts=parts)
     if not source:
         raise UserError("the source is empty: give a path or synthetic-shapes")
+    if source.startswith("wds:"):
+        pack = required_pack(source, split, "points")
+        return _Found(PackClouds(pack), pack.manifest["kind"], pack.labels, pack.classes)
     if source.startswith("synthetic-"):
         raise UserError(f"there is no '{source}'.{nearest(source, ['synthetic-shapes'])}")
     path = existing(source)
@@ -154,7 +161,7 @@ def _found(source: str, split: str | None, on_surface: int) -> _Found:
 
 
 def _folder(root: Path, split: str | None, on_surface: int) -> _Found:
-    tables = sorted(name for name in os.listdir(root) if Path(name).suffix.lower() in HDF5)
+    tables = [name for name in list_names(root) if os.path.splitext(name)[1].lower() in HDF5]
     if tables:
         return _hdf5([root / name for name in _of_split(tables, split, str(root))], None)
     chosen = natural_split(list_folders(root), split) if not _split_within(root) else None
@@ -172,7 +179,7 @@ def _folder(root: Path, split: str | None, on_surface: int) -> _Found:
     if _split_within(root):
         names = _within(names, split, str(root))
     numbers, classes = index_classes([name.split("/", 1)[0] if "/" in name else None for name in names])
-    store, kind = FileClouds(str(root), names, on_surface), f"{_format(names)} clouds"
+    store, kind = FileClouds(str(root), Names(names), on_surface), f"{_format(names)} clouds"
     if len(classes) < 2:
         return _Found(store, kind)
     return _Found(store, f"{kind} in {len(classes):,} class folders", numbers, classes)

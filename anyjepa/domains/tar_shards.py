@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from anyjepa.core.errors import BadSample, UserError
+from anyjepa.domains.names import Names
 from anyjepa.domains.sources import NoSplit, existing, named_split, split_order
 
 __all__ = ["TarShards", "expand_braces", "find_shards"]
@@ -88,7 +89,7 @@ class TarShards:
     """
 
     paths: Sequence[str]
-    keys: list[str] = field(init=False)
+    keys: Names = field(init=False)
     members: dict[str, np.ndarray] = field(init=False)
     problems: list[BadSample] = field(init=False)
 
@@ -105,7 +106,7 @@ class TarShards:
                     continue
                 row = rows.setdefault((shard, folder + slash + stem), len(rows))
                 found.setdefault(extension.lower(), []).append((row, shard, offset, size))
-        self.keys = _unique_keys(list(rows), self.paths)
+        self.keys = Names(_unique_keys(list(rows), self.paths))
         self.members = {extension: _table(places, len(rows)) for extension, places in found.items()}
 
     def read(self, extension: str, index: int) -> bytes:
