@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ __all__ = ["pack"]
 
 SHARD_BYTES = 256 * 10**6
 LOOKED_AT = 64
-LEAST_SHARDS = 2  # a process, so that all are busy to the end
+LEAST_SHARDS = 2  # a process
+WORTH_PROCESSES = 64 * 10**6  # bytes for which it pays to start more
 BEGUN = ".pack.json"
 
 
@@ -61,7 +63,8 @@ def pack(
         labels: file or column of labels.
         split: of the source.
         shard_samples: samples of a shard; as many as make 256 MB where not given.
-        workers: processes; one a core where not given.
+        workers: processes; one a core where it pays and nothing is given. A program that calls this with
+            more than one must be guarded by ``if __name__ == "__main__"``.
         max_bad_fraction: share of damaged samples at which nothing is packed.
 
     Returns:
@@ -76,11 +79,14 @@ def pack(
     found, samples = _opened(source, domain, kind, labels, split)
     if shard_samples is not None and shard_samples < 1:
         raise UserError(f"--shard-samples must be 1 or more, not {shard_samples}.")
-    processes = workers or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else [0])
+    each = _size(samples)
+    processes = workers or (_cores() if each * len(samples) > WORTH_PROCESSES else 1)
     with explained(f"write {out}"):
         out.mkdir(parents=True, exist_ok=True)
         belongs = {"anyjepa_pack": FORMAT, "domain": found.name, "source": samples.fingerprint()}
-        rows = shard_samples or _rows(samples, processes)
+        # so few that all processes have work to the end
+        even = -(-len(samples) // (LEAST_SHARDS * processes))
+        rows = shard_samples or max(1, int(min(SHARD_BYTES // each, even)))
         rows, finished = _agreed(out, belongs, rows, shard_samples)
         starts = range(0, len(samples), rows)
         names = [f"shard-{number:05d}.tar" for number in range(len(starts))]
@@ -126,17 +132,15 @@ def _opened(
     return found, samples
 
 
-def _rows(samples: Samples, processes: int) -> int:
-    """Samples of a shard: as many as make `SHARD_BYTES`, but so few that all processes have work."""
+def _size(samples: Samples) -> float:
+    """Bytes that a sample takes in a shard, the mean of some."""
     sizes = []
     for index in np.linspace(0, len(samples) - 1, min(len(samples), LOOKED_AT)).astype(int):
         try:
             sizes.append(len(_member(samples, int(index))[1]))
         except BadSample:
             continue
-    mean = np.mean(sizes) if sizes else SHARD_BYTES
-    rows = int(min(SHARD_BYTES // (mean + 2048), -(-len(samples) // (LEAST_SHARDS * processes))))
-    return max(1, rows)
+    return 2048.0 + float(np.mean(sizes) if sizes else SHARD_BYTES)
 
 
 def _agreed(
@@ -173,6 +177,10 @@ def _agreed(
     return rows, None
 
 
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _write_all(samples: Samples, out: Path, jobs: list[tuple[str, int, int]], processes: int) -> None:
     jobs = [job for job in jobs if not (out / job[0]).exists()]
     if processes == 1 or len(jobs) < 2:
@@ -180,7 +188,11 @@ def _write_all(samples: Samples, out: Path, jobs: list[tuple[str, int, int]], pr
             _write_shard(samples, out, *job)
         return
     with ProcessPoolExecutor(
-        min(processes, len(jobs)), initializer=_begin, initargs=(samples, out)
+        # a copy of a process that has threads may wait for a lock that no thread of its own will open
+        min(processes, len(jobs)),
+        get_context("spawn"),
+        _begin,
+        (samples, out),
     ) as executor:
         try:
             for _ in executor.map(_write_one, jobs):
