@@ -130,10 +130,11 @@ def open_pack(pattern: str, split: str | None, domain: str) -> Pack | None:
         if not os.path.isdir(place):
             return None
         if not os.path.exists(os.path.join(place, MANIFEST)):
-            chosen = natural_split(list_folders(place), split)
-            place = os.path.join(place, chosen) if chosen else place
-            if not os.path.exists(os.path.join(place, MANIFEST)):
+            packed = [f for f in list_folders(place) if os.path.exists(os.path.join(place, f, MANIFEST))]
+            chosen = natural_split(packed, split) if packed else None
+            if chosen is None:
                 return None
+            place = os.path.join(place, chosen)
         elif split is not None and not _answers(Path(place).name, split):
             raise NoSplit(f"{place} has no split {split!r}: pack it with --split {split} beside this one.")
     manifest = _manifest(place)

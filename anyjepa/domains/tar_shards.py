@@ -175,6 +175,7 @@ def _headers(archive: tarfile.TarFile, file: int) -> Iterator[tuple[str, int, in
             position += 512 + -(-size // 512) * 512
             continue
         archive.firstmember, archive.offset = None, position  # type: ignore[attr-defined]
+        archive.fileobj.seek(position)  # type: ignore[union-attr]
         member = archive.next()
         if member is None:
             return
