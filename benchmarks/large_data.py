@@ -166,6 +166,7 @@ def main() -> None:
     try:
         write_shards(options.folder / "shards", options.samples)
         samples, result["open_shards"] = opened(f"wds:{options.folder / 'shards'}")
+        print(json.dumps(result), file=sys.stderr, flush=True)
         began = time.perf_counter()
         made = pack(f"wds:{options.folder / 'shards'}", options.folder / "pack", domain="image", workers=2)
         result["pack"] = {
@@ -177,9 +178,10 @@ def main() -> None:
         del samples
         shutil.rmtree(options.folder / "shards")
         samples, result["open_pack"] = opened(f"wds:{options.folder / 'pack'}")
-        for workers in (0, 2):
+        print(json.dumps(result), file=sys.stderr, flush=True)
+        for workers in (2, 0):
             result[f"epoch_workers_{workers}"] = epoch(samples, workers, options.steps)
-            print(json.dumps(result), file=sys.stderr)
+            print(json.dumps(result), file=sys.stderr, flush=True)
         shutil.rmtree(options.folder / "pack")
         result["files"] = listing(options.folder / "files", options.files)
     finally:
