@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (the lines are those of the page)
 """docs/scaling.md: words around the figures that scaling.py counts, measures and works out."""
 
 from __future__ import annotations
