@@ -71,12 +71,11 @@ def epoch(samples: ImageSamples, workers: int, limit: int | None) -> dict[str, f
     began, seen, found = time.perf_counter(), 0, {}
     for step, _ in enumerate(batches(loader, 0, workers, pin=False), 1):
         seen += BATCH
-        if step == max(1, steps // 100):
-            gc.collect()
-            found["resident_mb_at_1_percent"] = resident()
-        if step == steps - 5:
-            gc.collect()
-            found["resident_mb_at_100_percent"] = resident()
+        for percent in (1, 10, 50, 100):
+            # before the last steps, for loader processes leave when nothing is left to load
+            if step == max(1, (steps - 20) * percent // 100):
+                gc.collect()
+                found[f"resident_mb_at_{percent}_percent"] = resident()
     return {**found, "samples_per_second": seen / (time.perf_counter() - began)}
 
 

@@ -229,7 +229,7 @@ def planned(machine: Machine, kept: float) -> dict[str, Any]:
         context, target = model.masks()
         state, each = model.state(), model.activations(context, target, kept)
         fits = int((0.9 * machine.memory - sum(state.values())) // each)
-        tables = {}
+        tables, size = {}, 4.0 * model.parameters()["trained"]
         for title, share in (("batch 2,048", None), ("32 a GPU", 32.0)):
             base = step(model, 1, 32.0, machine, 1.0).total / 32
             tables[title] = {}
@@ -239,7 +239,8 @@ def planned(machine: Machine, kept: float) -> dict[str, Any]:
                     continue
                 found = step(model, gpus, batch, machine, waits[gpus])
                 tables[title][gpus] = {
-                    "batch": batch, "milliseconds": 1e3 * found.total, "reduce_milliseconds": 1e3 * found.reduce,
+                    "batch": batch, "milliseconds": 1e3 * found.total,
+                    "reduce_milliseconds": 1e3 * found.reduce,
                     "samples_per_second": gpus * batch / found.total,
                     "efficiency": base * batch / found.total,
                 }  # fmt: skip
@@ -248,8 +249,8 @@ def planned(machine: Machine, kept: float) -> dict[str, Any]:
             "gflops": model.flops(context, target) / 1e9, "state_gb": sum(state.values()) / 1e9,
             "sharded_gb": {gpus: sum(state.values()) / gpus / 1e9 for gpus in GPUS},
             "activations_mb": each / 1e6, "largest_batch": fits,
-            "reduced_gb": 4 * model.parameters()["trained"] / 1e9,
-            "reduce_milliseconds": {g: 1e3 * all_reduce(4.0 * model.parameters()["trained"], g, machine) for g in GPUS},
+            "reduced_gb": size / 1e9,
+            "reduce_milliseconds": {g: 1e3 * all_reduce(size, g, machine) for g in GPUS},
             "samples_a_gpu": machine.peak * machine.reached / model.flops(context, target),
             "tables": tables,
         }  # fmt: skip

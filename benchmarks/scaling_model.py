@@ -139,7 +139,7 @@ def all_reduce(size: float, gpus: int, machine: Machine) -> float:
 
 
 def step(model: Model, gpus: int, batch: float, machine: Machine, waiting: float) -> Step:
-    """A step of `batch` samples a GPU. Two thirds of the computing, the backward pass, can hide the reducing."""
+    """A step of `batch` samples a GPU; the backward pass, two thirds of it, can hide the reducing."""
     flops = model.flops(*model.masks()) * batch
     compute = flops / (machine.peak * machine.reached)
     reduce = all_reduce(4.0 * model.parameters()["trained"], gpus, machine)

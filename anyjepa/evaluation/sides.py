@@ -17,6 +17,7 @@ from anyjepa.domains import Samples
 from anyjepa.domains.label_files import groups_from_file
 from anyjepa.domains.sources import NoSplit
 from anyjepa.engine.cache import KINDS, embedded
+from anyjepa.engine.crew import crew
 from anyjepa.engine.run import Run
 from anyjepa.evaluation.labelled import held_out_groups
 
