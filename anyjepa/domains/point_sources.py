@@ -173,9 +173,7 @@ def _folder(root: Path, split: str | None, on_surface: int) -> _Found:
         sets = [name for name in os.listdir(root) if name.lower().endswith(".npz")]
         if len(sets) == 1:
             return _npz(root / sets[0], split if chosen is None else None)
-        raise UserError(
-            f"{root} holds no points: give a folder of OFF, PLY, PCD, LAS, XYZ, .npy or .bin files"
-        )
+        raise UserError(f"{root} holds no points: give a folder of OFF, PLY, PCD, LAS, XYZ or .bin files")
     if _split_within(root):
         names = _within(names, split, str(root))
     numbers, classes = index_classes([name.split("/", 1)[0] if "/" in name else None for name in names])
