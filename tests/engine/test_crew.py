@@ -54,21 +54,20 @@ def test_one_process_alone_joins_nobody(monkeypatch):
 
 def test_two_processes_embed_what_one_embeds(trained, tmp_path):
     run, source = trained
-    for ending in ("parquet", "npy"):
-        mine = anyjepa.embed(run, str(source), tmp_path / f"one.{ending}")
-        done = together("embed", run, "--data", source, "--out", tmp_path / f"two.{ending}")
-        assert done.returncode == 0, done.stderr
-        [line] = done.stdout.splitlines()
-        assert json.loads(line) == {**mine, "out": str(tmp_path / f"two.{ending}")}
+    mine = anyjepa.embed(run, str(source), tmp_path / "one.npy")
+    done = together("embed", run, "--data", source, "--out", tmp_path / "two.npy")
+    assert done.returncode == 0, done.stderr
+    [line] = done.stdout.splitlines()
+    assert json.loads(line) == {**mine, "out": str(tmp_path / "two.npy")}
     assert mine["rows"] == 599
     assert (tmp_path / "one.npy").read_bytes() == (tmp_path / "two.npy").read_bytes()
     assert (tmp_path / "one.ids.txt").read_text() == (tmp_path / "two.ids.txt").read_text()
-    assert parquet.read_table(tmp_path / "one.parquet").equals(parquet.read_table(tmp_path / "two.parquet"))
     assert {path.name for path in tmp_path.iterdir()} == {
-        f"{name}.{ending}" for name in ("one", "two") for ending in ("npy", "parquet", "ids.txt")
+        f"{name}.{ending}" for name in ("one", "two") for ending in ("npy", "ids.txt")
     }
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_shards_that_one_writes(trained, tmp_path):
     run, source = trained
     mine = anyjepa.embed(run, str(source), tmp_path / "one.parquet", shard_rows=150)
