@@ -15,7 +15,7 @@ def command_pack(words: Sequence[str]) -> int:
         "Write the samples of a source into WebDataset tar shards with an index, in parallel processes: ids, "
         "labels and groups are kept, damaged samples named in skipped.jsonl. The same command goes on where "
         "it was stopped. Train with --data wds:OUT, or with wds:https://HOST/OUT once it is on a server.",
-        "anyjepa pack photos/ shards/photos && anyjepa train i-jepa --data wds:shards/photos",
+        "anyjepa pack digits shards/digits",
     )
     parser.add_argument("source", help="a folder, a file, hf:NAME[:SPLIT], wds:PATTERN, or a shipped name")
     parser.add_argument(

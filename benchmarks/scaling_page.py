@@ -50,9 +50,11 @@ def _head(found: dict[str, Any]) -> str:
 What pre-training with I-JEPA costs from 8 to 4,096 GPUs, which part gives out first, and how to do it with
 `anyjepa`. The whole page is written by
 
-    python benchmarks/scaling.py --page docs/scaling.md
+    python benchmarks/large_data.py --folder /tmp/large --json > benchmarks/results/large_data.json
+    python benchmarks/scaling.py --large benchmarks/results/large_data.json --page docs/scaling.md
 
 What is **counted** or **measured** was so on a machine with {found["machine"]} and torch {found["torch"]};
+the machine had other work, so rates are lower bounds;
 nothing was run on more than two processes, and none on a GPU. What is **planned** is arithmetic and
 simulation on the assumptions below: change them in `benchmarks/scaling_model.py` and run it again.
 
@@ -182,10 +184,10 @@ def _large(large: dict[str, Any]) -> str:
     shards, pack, opened, files = (large[name] for name in ("open_shards", "pack", "open_pack", "files"))
     rows = [
         [f"{workers} loader processes", *(f"{large[f'epoch_workers_{workers}'][name]:,.0f}" for name in
-         ("resident_mb_at_1_percent", "resident_mb_at_100_percent", "samples_per_second"))]
+         ("resident_mb_at_1_percent", "resident_mb_at_10_percent", "resident_mb_at_100_percent", "samples_per_second"))]
         for workers in (0, 2)
     ]  # fmt: skip
-    memory = table(["", "MB at 1 %", "MB at 100 %", "samples/s"], rows)
+    memory = table(["", "MB at 1 %", "MB at 10 %", "MB at 100 %", "samples/s"], rows)
     return f"""**Measured** by `benchmarks/large_data.py` on {large["samples"]:,} samples of 16 x 16 pixels: shards of
 another tool are opened in {shards["open_seconds"]:.1f} s ({shards["resident_mb"]:,.0f} MB), packed at
 {pack["samples_per_second"]:,.0f} samples/s by two processes, and the pack is opened in

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import tarfile
 import time
 from collections.abc import Iterator
@@ -338,9 +339,9 @@ def _finish(
 
 
 def _kind(samples: Samples) -> str:
-    """The description without its count: ``12,000 JPEG images in ...`` as ``JPEG images in ...``."""
-    count, _, rest = samples.description.partition(" ")
-    return rest if count.replace(",", "").isdecimal() else samples.description
+    """What they are in words, without what is said anew of the pack: counts, points, leads."""
+    words = samples.description.split(", ")[0]
+    return re.sub(r"^[\d,]+ | of [\d,]+( to [\d,]+)? points$", "", words)
 
 
 def _schema(samples: Samples) -> tuple[Any, str | None]:

@@ -171,6 +171,15 @@ def test_a_kind_of_data_without_shards_of_its_own_reads_arrays(tmp_path, monkeyp
     assert samples.identity(3) == "3" and samples.description.startswith("12 images")
 
 
+def test_a_pack_is_known_by_its_folder(tmp_path):
+    from anyjepa.engine.survey import identify
+
+    pack("digits", tmp_path / "pack", domain="image")
+    [found] = identify(str(tmp_path / "pack")).candidates
+    assert (found.domain.name, found.source) == ("image", f"wds:{tmp_path / 'pack'}")
+    assert found.samples.description == "1,438 8 x 8 digits, in 2 shards"
+
+
 def test_a_table_is_not_packed(tmp_path):
     with pytest.raises(UserError, match="keep it as Parquet"):
         pack("sklearn:iris", tmp_path / "pack", domain="table")
