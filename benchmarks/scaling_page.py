@@ -211,26 +211,29 @@ def _breaks(machine: Machine, found: dict[str, Any], plan: dict[str, Any]) -> st
     lost = (2 * seconds * hours * 3600) ** 0.5
     billion = 1e9 * ordering["permutation_bytes_each"] / 1e9
     published = base["tables"]["batch 2,048"]
+    huge = models["ViT-H/14"]["tables"]["32 a GPU"]
+    fetched = {g: row["samples_per_second"] * machine.image_bytes / 1e9 for g, row in huge.items()}
     large = found.get("large")
     index = f"{large['open_pack']['resident_mb'] * 1e6 / large['samples']:.0f}" if large else "some 70"
     return f"""## What would break first
 
-1. **Loading, at eight GPUs.** A GPU that trains ViT-B takes {base["samples_a_gpu"]:,.0f} samples/s: {cores:.0f} cores as
-   fast as this one, where {machine.cores_a_gpu} are assumed. Larger encoders are gentler: ViT-g takes
+1. **Loading, on one node already.** A GPU that trains ViT-B takes {base["samples_a_gpu"]:,.0f} samples/s: {cores:.0f} cores as
+   fast as this one was, of the {machine.cores_a_gpu} assumed{", which is too many" if cores > machine.cores_a_gpu else ""}. Larger encoders are gentler: ViT-g takes
    {giant["samples_a_gpu"]:,.0f} samples/s, {giant["samples_a_gpu"] / loading:.1f} cores. Smaller JPEG files (packed at 256 pixels)
    or decoding on the GPU come before more GPUs.
 2. **The batch, at a few hundred.** With the published 2,048 samples ViT-B keeps
    {published[64]["efficiency"]:.0%} of its efficiency on 64 GPUs and {published[512]["efficiency"]:.0%} on 512, which have
    {published[512]["batch"]:.0f} samples each; 4,096 GPUs have less than one each. More GPUs want a larger batch, and
-   with it learning rates that nobody has published for I-JEPA.
+   with it other learning rates than the published ones.
 3. **Order and index, at a billion samples.** A permutation takes {ordering["permutation_bytes_each"]:.0f} bytes a
    sample in every loader process ({billion:.0f} GB for a billion). Shards at an address are therefore shuffled by
    windows, which take {ordering["windowed_bytes"] / 1e6:.1f} MB for {ordering["samples"]:,} samples; shards on a local disk
    still take the permutation. The index takes {index} bytes a sample in each rank: beyond a few hundred million
    samples a rank should hold only its own shards' part.
 4. **Shards that every node fetches.** A window's samples are spread over all ranks, so each node fetches every
-   shard: right for tens of nodes with a cache of their own, wrong for 512, where lanes of shards a rank must take
-   its place.
+   shard: for ViT-H at 32 samples a GPU {fetched[64]:.1f} GB/s on 64 GPUs and {fetched[4096]:.0f} GB/s on 4,096, where a
+   node's adapters carry {machine.between * machine.gpus_a_node / 1e9:.0f} and the gradients need them too. Lanes of shards, each
+   for some ranks only, must then take the place of one order for all.
 5. **Failures, at 4,096.** One every {hours:.1f} hours. ViT-g's {state:.1f} GB of state takes {seconds:.0f} s to write
    at this machine's {write / 1e6:.0f} MB/s, so that the best interval is {lost / 60:.0f} minutes (Young 1974) and the
    engine's one a minute would be too many; sharded checkpoints divide it by the ranks.
