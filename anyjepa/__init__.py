@@ -1,9 +1,9 @@
 """anyjepa: pre-train an encoder on unlabelled data of any kind, see whether it is any good, and take it away.
 
 The words are those of the command line: `train`, `load`, `inspect`, `compare`, `sweep`, `evaluate`, `embed`,
-`export`, `push`, `import_checkpoint`, `report`, `look`; `health` holds the label-free measures; `Encoder` is
-any recipe in scikit-learn's manner, `TableEncoder` one for tables of mixed columns. Importing anyjepa has no
-side effects and loads no torch: each name is loaded when first used.
+`export`, `push`, `import_checkpoint`, `report`, `look`, `pack`; `health` holds the label-free measures;
+`Encoder` is any recipe in scikit-learn's manner, `TableEncoder` one for tables of mixed columns. Importing
+anyjepa has no side effects and loads no torch: each name is loaded when first used.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ _WHERE = {
     "evaluate": ("anyjepa.evaluation.scores", "evaluate"),
     "FineTuning": ("anyjepa.evaluation.finetuning", "FineTuning"),
     "report": ("anyjepa.reports.gather", "report"),
+    "pack": ("anyjepa.engine.packing", "pack"),
     "look": ("anyjepa.reports.look", "look"),
     "Encoder": ("anyjepa.engine.estimator", "Encoder"),
     "TableEncoder": ("anyjepa.engine.table_encoder", "TableEncoder"),

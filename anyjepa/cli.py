@@ -189,18 +189,24 @@ def command_train(words: Sequence[str]) -> int:
     parser = _train_parser(name, about, kind.example_data)
     add_fields(parser, "how to train", Settings)
     add_fields(parser, f"fields of {name} (in brackets the paper's values)", kind)
-    options = vars(parser.parse_all(words[1:]))
+    cli_slurm = import_module("anyjepa.cli_slurm")
+    cli_slurm.add_flags(parser)
+    given = parser.parse_all(words[1:])
+    options = vars(given)
+    settings, fields = Settings(**given_fields(Settings, options)), given_fields(kind, options)
+    if given.slurm:
+        kind.preset(given.preset, **fields)
+        return cli_slurm.submit(words, given, given.out or f"runs/{name}")
     result = train(
         name, options["data"], options["out"], preset=options["preset"], resume=options["resume"],
-        init=options["init"],
-        settings=Settings(**given_fields(Settings, options)), **given_fields(kind, options),
+        init=options["init"], settings=settings, **fields,
     )  # fmt: skip
 
     def show(result: dict[str, Any]) -> None:
         print_figures(result)
         print(f"\nnext: anyjepa inspect {result['run']}\n      anyjepa report {result['run']}")
 
-    return show_result(argparse.Namespace(**options), result, show)
+    return show_result(given, result, show)
 
 
 def command_report(words: Sequence[str]) -> int:
@@ -244,6 +250,7 @@ def _of(module: str, name: str) -> Callable[[Sequence[str]], int]:
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "demo": (command_demo, "the main job, end to end, in about two minutes"),
     "look": (_of("cli_look", "look"), "what is in there, what is damaged, what to train and what it costs"),
+    "pack": (_of("cli_pack", "pack"), "make shards of any source, for data larger than memory and disk"),
     "recipes": (command_recipes, "list the recipes, or say all about one"),
     "train": (command_train, "pre-train an encoder on unlabelled data"),
     "inspect": (_of("cli_choosing", "inspect"), "is it healthy? (no labels)"),

@@ -23,6 +23,7 @@ PROMISED = {
     "embed": {"rows", "dim", "out"},
     "export": {"out", "format", "max_difference"},
     "import": {"run", "missing", "unexpected"},
+    "pack": {"out", "source", "domain", "samples", "shards", "skipped"},
     "push": {"repo", "url", "commit"},
     "report": {"report"},
     "board": {"runs"},

@@ -96,6 +96,9 @@ class Domain(ABC):
 
     name: ClassVar[str]
     reads_frames: ClassVar[bool] = False
+    reads_shards: ClassVar[bool] = (
+        False  # whether `open` knows wds:; else packs of its arrays are read as such
+    )
     endings: ClassVar[frozenset[str]] = frozenset()
     """Of the names of its files and of those that lie beside them, in small letters (``.png``, ``.nii.gz``).
 
@@ -137,6 +140,11 @@ class Domain(ABC):
 
         NaN leaves a token as it is.
         """
+
+    @property
+    def packs(self) -> bool:
+        """Whether `anyjepa pack` makes shards of it."""
+        return not self.reads_frames
 
     def likeness(self, samples: Samples) -> float:
         """How surely what was opened is this kind of data, 0 to 1, where another kind can read it too."""

@@ -33,6 +33,7 @@ class Ecg(Domain):
     """ECGs of any leads and rate. A batch is {"ecg": (n, leads, time) millivolts, "recorded": (n, leads)}."""
 
     name = "ecg"
+    reads_shards = True
     endings = frozenset({".hea", ".dat", ".mat", ".atr", *EDF, ".npy", ".npz", ".tsv"})
 
     def open(

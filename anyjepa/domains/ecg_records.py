@@ -15,8 +15,9 @@ import numpy as np
 from anyjepa.core.errors import BadSample, require
 from anyjepa.domains.ecg_leads import lead_name, millivolts, unnamed
 from anyjepa.domains.number_files import read_array
+from anyjepa.domains.packs import Pack
 
-__all__ = ["ArrayRecords", "FileRecords", "Header", "Recording", "Records", "read_header"]
+__all__ = ["ArrayRecords", "FileRecords", "Header", "PackRecords", "Recording", "Records", "read_header"]
 
 DAMAGE = (  # what the readers raise on bytes that are not what they say
     OSError,
@@ -126,6 +127,33 @@ class ArrayRecords:
             values = read_array(self.path, mapped=True)
             values = values[:, None] if values.ndim == 2 else values
             self.values = values.swapaxes(1, 2) if self.turned else values
+
+
+class PackRecords:
+    """Records of a pack: (leads, time) float32 in millivolts, NaN for a lead that was not recorded."""
+
+    def __init__(self, pack: Pack) -> None:
+        self.pack = pack
+        rate, names = float(pack.manifest["facts"]["rate"]), list(pack.manifest["facts"]["leads"])
+        lengths, which = np.unique(pack.shapes[:, 1], return_inverse=True)
+        kinds = [Header(rate, int(points), names) for points in lengths]
+        self.headers: Sequence[Header] = [kinds[number] for number in which.tolist()]
+
+    def identity(self, index: int) -> str:
+        """Of the source that was packed."""
+        return self.pack.ids[index]
+
+    def read(self, index: int, start: int, stop: int) -> Recording:
+        """A part of one record."""
+        values = self.pack.array(index)
+        header = self.headers[index]
+        if values.shape != (len(header.names), header.points) or values.dtype.kind != "f":
+            raise BadSample(self.identity(index), f"has shape {values.shape}, not that of the index")
+        return Recording(values[:, start:stop].astype(np.float64), header.names)
+
+    def size(self, index: int) -> int:
+        """Bytes of the record in its shard."""
+        return int(self.pack.sizes[index])
 
 
 class FileRecords:

@@ -174,6 +174,11 @@ class EcgSamples:
             return self.signals[index]
         return self._prepared(int(index))[0]
 
+    @property
+    def stated(self) -> dict[str, Any]:
+        """What is true of all samples and must be known to read them from a pack."""
+        return {"rate": self.rate, "leads": self.leads}
+
     def _prepared(self, index: int) -> tuple[np.ndarray, dict[str, str]]:
         record, start, stop = self.pieces[index]
         recording = self.records.read(record, start, stop)

@@ -25,16 +25,18 @@ from anyjepa.domains.ecg_arrays import (
 )
 from anyjepa.domains.ecg_diagnoses import in_words
 from anyjepa.domains.ecg_leads import common_leads, lead_name
-from anyjepa.domains.ecg_records import EDF, FileRecords, Header, Records
+from anyjepa.domains.ecg_records import EDF, FileRecords, Header, PackRecords, Records
 from anyjepa.domains.ecg_samples import EcgSamples, Piece
 from anyjepa.domains.ecg_simulation import simulated
 from anyjepa.domains.label_files import groups_from_file, labels_from_file
+from anyjepa.domains.packs import required_pack
 from anyjepa.domains.sources import (
     as_many_labels,
     existing,
     index_classes,
     list_files,
     list_folders,
+    list_names,
     natural_split,
 )
 
@@ -80,8 +82,10 @@ def open_ecg(
         # above 250 Hz there would be nothing more in it
         rate = min(reading.get("rate") or SIMULATED_RATE, SIMULATED_RATE)
         return _from_array(source, simulated(split, rate), labels, reading)
+    if source.startswith("wds:"):
+        return _from_pack(source, labels, split, reading)
     if re.match(r"[A-Za-z][A-Za-z0-9+-]+:", source) and not os.path.exists(source):
-        raise UserError(f"{source} is not a source of ECGs: give a path, or synthetic-ecg.")
+        raise UserError(f"{source} is not a source of ECGs: give a path, wds:PACK, or synthetic-ecg.")
     if not source:
         raise UserError("the source is empty: give a path, or synthetic-ecg.")
     if source.startswith("synthetic") and not os.path.exists(source):
@@ -124,7 +128,7 @@ def _from_folder(
     source: str, root: Path, labels: str | None, split: str | None, reading: dict[str, Any]
 ) -> EcgSamples:
     folders = list_folders(root)
-    if not folders and any(is_ucr(name) for name in os.listdir(root)):
+    if not folders and any(map(is_ucr, list_names(root))):
         return _from_array(source, read_ucr(ucr_files(root, split)), labels, reading)
     chosen = natural_split(folders, split)
     root = root / chosen if chosen else root
@@ -155,6 +159,12 @@ def _from_records(
     kinds = {"EDF" if os.path.splitext(name)[1].lower() in EDF else "WFDB" for name in records.names}
     kind = f"{' and '.join(sorted(kinds))} record{'s' * (len(identities) > 1)}"
     return _assembled(source, records, kind, labels, (*given, groups), records.problems, reading)
+
+
+def _from_pack(source: str, labels: str | None, split: str | None, reading: dict[str, Any]) -> EcgSamples:
+    pack = required_pack(source, split, "ecg")
+    found = (pack.labels, pack.classes, pack.groups)
+    return _assembled(source, PackRecords(pack), pack.manifest["kind"], labels, found, pack.problems, reading)
 
 
 def _patient(identity: str) -> str | None:

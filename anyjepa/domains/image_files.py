@@ -14,7 +14,7 @@ import numpy as np
 from anyjepa.core.errors import BadSample, require
 from anyjepa.domains.number_files import believable, read_array
 
-__all__ = ["SUFFIXES", "conform", "decode", "layout", "plain"]
+__all__ = ["SUFFIXES", "conform", "decode", "layout", "plain", "suffix_of"]
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".npy"})
 FEW_CHANNELS = 4
@@ -30,6 +30,10 @@ DAMAGE = (  # what decoders raise on bytes that are not what they say
     struct.error,
     zlib.error,
 )
+MAGIC = {
+    b"\x93NUMPY": "npy", b"\x89PNG": "png", b"\xff\xd8": "jpg", b"GIF8": "gif",
+    b"II*\0": "tif", b"MM\0*": "tif", b"II+\0": "tif", b"MM\0+": "tif",
+}  # fmt: skip
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 
 
@@ -53,6 +57,14 @@ def decode(content: bytes, identity: str) -> np.ndarray:
     if 0 in image.shape:
         raise BadSample(identity, f"the image has no pixels (shape {image.shape})")
     return check_finite(image, identity)
+
+
+def suffix_of(content: bytes) -> str:
+    """The extension, without the dot, of the format that the first bytes tell."""
+    for start, suffix in MAGIC.items():
+        if content.startswith(start):
+            return suffix
+    return "webp" if content[8:12] == b"WEBP" else "bmp" if content[:2] == b"BM" else "jpg"
 
 
 def check_finite(image: np.ndarray, identity: str) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -15,13 +16,14 @@ import numpy as np
 from anyjepa.core.errors import BadSample, UserError, require
 from anyjepa.domains.dense_labels import MaskFolder
 from anyjepa.domains.image_arrays import ArrayStore, MappedStore
-from anyjepa.domains.image_files import conform, decode, plain
+from anyjepa.domains.image_files import conform, decode, plain, suffix_of
+from anyjepa.domains.packs import Pack, kept_blocks
 from anyjepa.domains.tar_shards import TarShards
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["EncodedStore", "FileStore", "HubStore", "ImageSamples", "ShardStore", "Store"]
+__all__ = ["EncodedStore", "FileStore", "HubStore", "ImageSamples", "PackStore", "ShardStore", "Store"]
 
 RESIDENT_BYTES = 512 * 2**20
 LOOKED_AT = 256
@@ -92,17 +94,24 @@ class FileStore(EncodedStore):
 
 
 class ShardStore(EncodedStore):
-    """Images in tar shards, by their keys. rows: (n,) the samples of the shards that hold an image."""
+    """Images in tar shards, by their keys.
 
-    def __init__(self, shards: TarShards, rows: np.ndarray, extensions: list[str]) -> None:
+    rows: (n,) the samples of the shards that hold an image. extensions: that images have. chosen: (n,) which
+    of them each has.
+    """
+
+    def __init__(
+        self, shards: TarShards, rows: np.ndarray, extensions: list[str], chosen: np.ndarray
+    ) -> None:
         self.shards, self.rows, self.extensions = shards, rows, extensions
+        self.chosen = chosen.astype(np.int16)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def content(self, index: int) -> bytes:
         """The image member's bytes."""
-        return self.shards.read(self.extensions[index], int(self.rows[index]))
+        return self.shards.read(self.suffix(index), int(self.rows[index]))
 
     def identity(self, index: int) -> str:
         """The key."""
@@ -110,7 +119,33 @@ class ShardStore(EncodedStore):
 
     def size(self, index: int) -> int:
         """Bytes of the member."""
-        return int(self.shards.members[self.extensions[index]][self.rows[index], 2])
+        return int(self.shards.members[self.suffix(index)][self.rows[index], 2])
+
+    def suffix(self, index: int) -> str:
+        """The extension, without the dot."""
+        return self.extensions[self.chosen[index]]
+
+
+class PackStore(EncodedStore):
+    """Images of a pack, by the identities they had in what was packed."""
+
+    def __init__(self, pack: Pack) -> None:
+        self.pack, self.blocks = pack, pack.blocks
+
+    def __len__(self) -> int:
+        return len(self.pack)
+
+    def content(self, index: int) -> bytes:
+        """The image's bytes."""
+        return self.pack.content(int(index))
+
+    def identity(self, index: int) -> str:
+        """Of the source that was packed."""
+        return self.pack.ids[int(index)]
+
+    def size(self, index: int) -> int:
+        """Bytes of the image in its shard."""
+        return int(self.pack.sizes[index])
 
 
 class HubStore(EncodedStore):
@@ -163,9 +198,9 @@ class ImageSamples:
         classes: list[str] | None = None,
         problems: Sequence[BadSample] = (),
         resident_bytes: int = RESIDENT_BYTES,
+        groups: np.ndarray | None = None,
     ) -> None:
         self.source, self.store, self.classes = source, store, classes
-        self.groups: np.ndarray | None = None
         self.masks: MaskFolder | None = None
         self.dense_classes: list[str] | None = None
         self.problems = list(problems)
@@ -180,6 +215,8 @@ class ImageSamples:
         else:
             kept = self.rows = self._leave_out(look.bad)
         self.labels = labels if labels is None or kept is None else labels[kept]
+        self.groups = groups if groups is None or kept is None else groups[kept]
+        self.blocks = kept_blocks(getattr(store, "blocks", None), self.rows)
         self.description = f"{len(self):,} {kind}"
 
     def __len__(self) -> int:
@@ -193,6 +230,17 @@ class ImageSamples:
             return self.images[index]
         row = self._row(index)
         return conform(self.store.decode(row), self.channels, self.dtype, self.store.identity(row))
+
+    def packed(self, index: int) -> tuple[str, bytes]:
+        """Extension and bytes of one image, as it lies where it is a file. Raises BadSample."""
+        row = self._row(index)
+        if isinstance(self.store, EncodedStore):
+            self.store.decode(row)
+            content = self.store.content(row)
+            return suffix_of(content), content
+        file = io.BytesIO()
+        np.save(file, self.read(index), allow_pickle=False)
+        return "npy", file.getvalue()
 
     def dense(self, index: int | np.integer) -> np.ndarray:
         """(height, width) int64 label of each pixel, -1 where unknown. Raises BadSample, UserError."""

@@ -24,8 +24,10 @@ from anyjepa.domains.image_arrays import (
     read_npz,
 )
 from anyjepa.domains.image_files import SUFFIXES
-from anyjepa.domains.image_samples import FileStore, HubStore, ImageSamples, ShardStore, Store
+from anyjepa.domains.image_samples import FileStore, HubStore, ImageSamples, PackStore, ShardStore, Store
 from anyjepa.domains.label_files import labels_from_file
+from anyjepa.domains.names import Names
+from anyjepa.domains.packs import Pack, open_pack
 from anyjepa.domains.sources import (
     as_labels,
     existing,
@@ -33,6 +35,7 @@ from anyjepa.domains.sources import (
     is_split,
     list_files,
     list_folders,
+    list_names,
     natural_split,
 )
 from anyjepa.domains.tar_shards import TarShards, find_shards
@@ -110,7 +113,7 @@ def _from_array(source: str, array: ImageArray, labels: str | None) -> ImageSamp
 
 def _from_folder(source: str, root: Path, labels: str | None, split: str | None) -> ImageSamples:
     folders = list_folders(root)
-    if not folders and any(is_idx(name) for name in os.listdir(root)):
+    if not folders and any(map(is_idx, list_names(root))):
         return _from_array(source, read_idx(root, split), labels)
     chosen = natural_split(folders, split)
     root = root / chosen if chosen else root
@@ -120,9 +123,9 @@ def _from_folder(source: str, root: Path, labels: str | None, split: str | None)
     folder_labels, classes = index_classes([name.split("/", 1)[0] if "/" in name else None for name in names])
     kind = f"{_format(names)} images"
     if len(classes) < 2:
-        return _assembled(source, FileStore(str(root), names), kind, labels)
+        return _assembled(source, FileStore(str(root), Names(names)), kind, labels)
     kind += f" in {len(classes):,} class folders"
-    return _assembled(source, FileStore(str(root), names), kind, labels, folder_labels, classes)
+    return _assembled(source, FileStore(str(root), Names(names)), kind, labels, folder_labels, classes)
 
 
 def _advice(folder: Path) -> str:
@@ -135,6 +138,9 @@ def _advice(folder: Path) -> str:
 
 
 def _from_shards(source: str, pattern: str, labels: str | None, split: str | None) -> ImageSamples:
+    pack = open_pack(pattern, split, "image")
+    if pack is not None:
+        return _from_pack(source, pack, labels)
     shards = TarShards(find_shards(pattern, split))
     chosen = np.full(len(shards.keys), -1)
     extensions = [name for name in shards.members if f".{name.rpartition('.')[2]}" in SUFFIXES]
@@ -149,11 +155,21 @@ def _from_shards(source: str, pattern: str, labels: str | None, split: str | Non
         raise UserError(
             f"{source} holds no image{reason}: give whole shards with jpg, png, webp, tiff or npy members"
         )
-    suffixes = [extensions[chosen[row]] for row in rows]
     found, classes = _shard_labels(shards, rows)
     count = len(shards.paths)
-    kind = f"{_format(['.' + suffix for suffix in suffixes])} images in {count:,} shard{'s' * (count > 1)}"
-    return _assembled(source, ShardStore(shards, rows, suffixes), kind, labels, found, classes, problems)
+    suffixes = [f".{extensions[number]}" for number in np.unique(chosen[rows]).tolist()]
+    kind = f"{_format(suffixes)} images in {count:,} shard{'s' * (count > 1)}"
+    return _assembled(
+        source, ShardStore(shards, rows, extensions, chosen[rows]), kind, labels, found, classes, problems
+    )
+
+
+def _from_pack(source: str, pack: Pack, labels: str | None) -> ImageSamples:
+    count = len(pack.manifest["shards"])
+    kind = f"{pack.manifest['kind']}, in {count:,} shard{'s' * (count > 1)}"
+    return _assembled(
+        source, PackStore(pack), kind, labels, pack.labels, pack.classes, pack.problems, pack.groups
+    )
 
 
 def _shard_labels(shards: TarShards, rows: np.ndarray) -> tuple[np.ndarray | None, list[str] | None]:
@@ -224,7 +240,8 @@ def _assembled(
     labels: np.ndarray | None = None,
     classes: list[str] | None = None,
     problems: Sequence[BadSample] = (),
+    groups: np.ndarray | None = None,
 ) -> ImageSamples:
     if label_file is not None and len(store):
         labels, classes = labels_from_file(label_file, [store.identity(index) for index in range(len(store))])
-    return ImageSamples(source, store, kind, labels, classes, problems, image_samples.RESIDENT_BYTES)
+    return ImageSamples(source, store, kind, labels, classes, problems, image_samples.RESIDENT_BYTES, groups)

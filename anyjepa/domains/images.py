@@ -32,6 +32,7 @@ class Images(Domain):
     """Images of any size, channels and depth. A batch is {"image": (n, channels, height, width)}."""
 
     name = "image"
+    reads_shards = True
     endings = frozenset({*SUFFIXES, ".npz", "-ubyte", "-ubyte.gz"})
 
     def open(

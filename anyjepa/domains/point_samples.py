@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -13,9 +14,19 @@ import numpy as np
 
 from anyjepa.core.errors import BadSample, UserError
 from anyjepa.domains.hdf5_files import checked, open_hdf5
+from anyjepa.domains.packs import Pack, kept_blocks
 from anyjepa.domains.point_files import read_file
 
-__all__ = ["ArrayClouds", "FileClouds", "Hdf5Clouds", "PointSamples", "Store", "VoxelClouds", "cleaned"]
+__all__ = [
+    "ArrayClouds",
+    "FileClouds",
+    "Hdf5Clouds",
+    "PackClouds",
+    "PointSamples",
+    "Store",
+    "VoxelClouds",
+    "cleaned",
+]
 
 RESIDENT_BYTES = 512 * 2**20
 LOOKED_AT = 32
@@ -118,6 +129,31 @@ class FileClouds:
     def size(self, index: int) -> int:
         """Bytes of the file."""
         return os.stat(os.path.join(self.root, self.names[index])).st_size
+
+
+class PackClouds:
+    """Clouds of a pack, as they lay in what was packed."""
+
+    def __init__(self, pack: Pack) -> None:
+        self.pack = pack
+
+    def __len__(self) -> int:
+        return len(self.pack)
+
+    def decode(self, index: int) -> np.ndarray:
+        """The cloud; BadSample where it is no table."""
+        cloud = self.pack.array(index)
+        if cloud.ndim != 2 or cloud.dtype.kind not in "biuf":
+            raise BadSample(self.identity(index), f"has shape {cloud.shape}, not (points, 3 or more)")
+        return cloud
+
+    def identity(self, index: int) -> str:
+        """Of the source that was packed."""
+        return self.pack.ids[index]
+
+    def size(self, index: int) -> int:
+        """Bytes of the cloud in its shard."""
+        return int(self.pack.sizes[index])
 
 
 class Hdf5Clouds:
@@ -260,6 +296,8 @@ class PointSamples:
             found, bad = self._hold(found, bad)
         self._leave_out(bad)
         self.labels = labels if labels is None or self.rows is None else labels[self.rows]
+        pack = store.pack if isinstance(store, PackClouds) else None
+        self.blocks = kept_blocks(pack.blocks if pack else None, self.rows)
         self.description = (
             f"{len(self):,} {kind} of {_between([len(cloud) for cloud in found.values()])} points"
         )
@@ -307,6 +345,13 @@ class PointSamples:
     def read(self, index: int | np.integer) -> np.ndarray:
         """(n, 3 + channels) float32 about its mean place. Raises BadSample where it is damaged."""
         return self._cleaned(self._row(index)).points if self.array is None else self.array[index]
+
+    def packed(self, index: int) -> tuple[str, bytes]:
+        """The cloud as it lies, all columns, as a ``.npy`` file. Raises BadSample."""
+        self.read(index)
+        file = io.BytesIO()
+        np.save(file, self.store.decode(self._row(index)), allow_pickle=False)
+        return "npy", file.getvalue()
 
     def dense(self, index: int | np.integer) -> np.ndarray:
         """(n,) int64 label of each point of `read`, below 0 where unknown. Raises BadSample as `read` does.

@@ -19,12 +19,15 @@ from anyjepa.domains.dense_labels import column_of, part_arrays
 from anyjepa.domains.hdf5_files import checked, joined, numbers_of, open_hdf5
 from anyjepa.domains.image_arrays import array_labels
 from anyjepa.domains.label_files import labels_from_file
+from anyjepa.domains.names import Names
 from anyjepa.domains.number_files import open_archive, read_array
+from anyjepa.domains.packs import required_pack
 from anyjepa.domains.point_files import SUFFIXES, TEXT_SUFFIXES
 from anyjepa.domains.point_samples import (
     ArrayClouds,
     FileClouds,
     Hdf5Clouds,
+    PackClouds,
     PointSamples,
     Store,
     VoxelClouds,
@@ -37,6 +40,7 @@ from anyjepa.domains.sources import (
     is_split,
     list_files,
     list_folders,
+    list_names,
     natural_split,
     split_order,
 )
@@ -133,6 +137,9 @@ def _found(source: str, split: str | None, on_surface: int) -> _Found:
         return _Found(ArrayClouds(clouds), "simulated clouds", numbers, CLASSES, parts=parts)
     if not source:
         raise UserError("the source is empty: give a path or synthetic-shapes")
+    if source.startswith("wds:"):
+        pack = required_pack(source, split, "points")
+        return _Found(PackClouds(pack), pack.manifest["kind"], pack.labels, pack.classes)
     if source.startswith("synthetic-"):
         raise UserError(f"there is no '{source}'.{nearest(source, ['synthetic-shapes'])}")
     path = existing(source)
@@ -154,7 +161,7 @@ def _found(source: str, split: str | None, on_surface: int) -> _Found:
 
 
 def _folder(root: Path, split: str | None, on_surface: int) -> _Found:
-    tables = sorted(name for name in os.listdir(root) if Path(name).suffix.lower() in HDF5)
+    tables = [name for name in list_names(root) if os.path.splitext(name)[1].lower() in HDF5]
     if tables:
         return _hdf5([root / name for name in _of_split(tables, split, str(root))], None)
     chosen = natural_split(list_folders(root), split) if not _split_within(root) else None
@@ -166,13 +173,11 @@ def _folder(root: Path, split: str | None, on_surface: int) -> _Found:
         sets = [name for name in os.listdir(root) if name.lower().endswith(".npz")]
         if len(sets) == 1:
             return _npz(root / sets[0], split if chosen is None else None)
-        raise UserError(
-            f"{root} holds no points: give a folder of OFF, PLY, PCD, LAS, XYZ, .npy or .bin files"
-        )
+        raise UserError(f"{root} holds no points: give a folder of OFF, PLY, PCD, LAS, XYZ or .bin files")
     if _split_within(root):
         names = _within(names, split, str(root))
     numbers, classes = index_classes([name.split("/", 1)[0] if "/" in name else None for name in names])
-    store, kind = FileClouds(str(root), names, on_surface), f"{_format(names)} clouds"
+    store, kind = FileClouds(str(root), Names(names), on_surface), f"{_format(names)} clouds"
     if len(classes) < 2:
         return _Found(store, kind)
     return _Found(store, f"{kind} in {len(classes):,} class folders", numbers, classes)

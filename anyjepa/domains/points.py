@@ -34,6 +34,7 @@ class Points(Domain):
     """Clouds of points in space. A batch is {"points": (n, points, 3 + channels) float32}."""
 
     name = "points"
+    reads_shards = True
     endings = frozenset({*SUFFIXES, *HDF5, ".npz"})
 
     def open(

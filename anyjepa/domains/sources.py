@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import os
 import re
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ __all__ = [
     "is_split",
     "list_files",
     "list_folders",
+    "list_names",
     "named_split",
     "natural_split",
     "split_order",
@@ -64,32 +67,60 @@ def list_files(root: str | os.PathLike[str], suffixes: frozenset[str]) -> list[s
     pending = [""]
     while pending:
         prefix = pending.pop()
-        folder = os.path.join(root, prefix) if prefix else os.fspath(root)
-        for entry in _entries(folder):
-            if entry.name.startswith(".") or entry.name == "__MACOSX":
-                continue
-            if entry.is_dir():
-                if not entry.is_symlink() or _first_visit(entry.path, seen):
-                    pending.append(f"{prefix}{entry.name}/")
-            elif os.path.splitext(entry.name)[1].lower() in suffixes:
-                names.append(prefix + entry.name)
-    return sorted(names)
+        listing = _listing(os.path.join(root, prefix) if prefix else os.fspath(root))
+        for name, link in listing.folders:
+            if not link or _first_visit(link, seen):
+                pending.append(f"{prefix}{name}/")
+        names += [prefix + name for name in listing.files if os.path.splitext(name)[1].lower() in suffixes]
+    _LAST.clear()
+    names.sort()
+    return names
 
 
 def list_folders(root: str | os.PathLike[str]) -> list[str]:
     """Names of the folders right below ``root``, sorted, without hidden ones."""
-    entries = _entries(os.fspath(root))
-    return sorted(
-        e.name for e in entries if e.is_dir() and not e.name.startswith(".") and e.name != "__MACOSX"
-    )
+    return sorted(name for name, _ in _listing(os.fspath(root)).folders)
 
 
-def _entries(folder: str) -> list[os.DirEntry[str]]:
+def list_names(root: str | os.PathLike[str]) -> list[str]:
+    """Names of the files right below ``root``, sorted, without hidden ones."""
+    return sorted(_listing(os.fspath(root)).files)
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """What lies right below a folder: folders with their path where they are links, and files."""
+
+    state: tuple[str, int]
+    listed: float
+    folders: list[tuple[str, str]]
+    files: list[str]
+
+
+# The folder that was listed last: which splits and which files it has are two questions, and a folder of a
+# million files must not be listed for each.
+_LAST: list[_Listing] = []
+SETTLED = 2.0  # seconds after which a change cannot bear the same time as one that was seen
+
+
+def _listing(folder: str) -> _Listing:
     try:
+        state = (folder, os.stat(folder).st_mtime_ns)
+        if _LAST and _LAST[0].state == state and _LAST[0].listed - state[1] / 1e9 > SETTLED:
+            return _LAST[0]
         with os.scandir(folder) as entries:
-            return list(entries)
+            folders, files = [], []
+            for entry in entries:
+                if entry.name.startswith(".") or entry.name == "__MACOSX":
+                    continue
+                if entry.is_dir():
+                    folders.append((entry.name, entry.path if entry.is_symlink() else ""))
+                else:
+                    files.append(entry.name)
     except PermissionError:
         raise UserError(f"{folder} may not be read: give yourself permission to it (chmod u+rx)") from None
+    _LAST[:] = [_Listing(state, time.time(), folders, files)]
+    return _LAST[0]
 
 
 def _first_visit(path: str, seen: set[str]) -> bool:

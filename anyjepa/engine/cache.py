@@ -22,6 +22,7 @@ import anyjepa
 from anyjepa.core.errors import BadSample
 from anyjepa.core.method import Batch
 from anyjepa.domains import Samples
+from anyjepa.engine.crew import crew
 from anyjepa.engine.files import write_whole
 from anyjepa.engine.run import Run
 
@@ -70,15 +71,22 @@ def embedded(
         keep: read and write the cache.
         batch_size: samples that are embedded together.
         bound: bytes that the run's cache may take.
+
+    Within `crew.joined` the processes share what is to be computed, and the first has the vectors; the others
+    have none.
     """
     indices = np.arange(len(samples)) if indices is None else np.asarray(indices, dtype=np.int64)
     keep = keep and run.path.is_dir()
     data = _digest_of_data(samples) if keep else ""
     shelves = {kind: _Shelf(_place(run, kind, data) if keep else None) for kind in kinds}
-    wanted = {kind: np.setdiff1d(indices, shelf.known) for kind, shelf in shelves.items()}
+    team = crew()
+    # a cache that the first process has just written to may look otherwise to another
+    wanted = team.told({kind: np.setdiff1d(indices, shelf.known) for kind, shelf in shelves.items()})
     computed = sum(len(rows) for rows in wanted.values())
     if computed:
         _compute(run, samples, shelves, wanted, batch_size)
+    if not team.first:
+        return Embedded(indices, {}, computed)
     if computed and keep:
         for kind, shelf in shelves.items():
             if len(wanted[kind]):
@@ -99,21 +107,30 @@ def _compute(
     run: Run, samples: Samples, shelves: dict[str, _Shelf], wanted: dict[str, np.ndarray], batch_size: int
 ) -> None:
     describe = _describers(run, [kind for kind in shelves if len(wanted[kind])])
-    rows = np.unique(np.concatenate(list(wanted.values())))
+    team = crew()
+    all_rows = np.unique(np.concatenate(list(wanted.values())))
+    rows = team.part(all_rows, batch_size)
     before, seen = len(run.problems), []
+    found: dict[str, list[tuple[np.ndarray, Tensor]]] = {kind: [] for kind in describe}
     with torch.inference_mode():
         for kept, batch in run.batches(samples, rows, batch_size):
             seen.append(kept)
             for kind, of in describe.items():
                 new = np.isin(kept, wanted[kind])
                 if new.any():
-                    shelves[kind].add(kept[new], of(batch).float().cpu()[torch.from_numpy(new)])
+                    found[kind].append((kept[new], of(batch).float().cpu()[torch.from_numpy(new)]))
     lost = np.setdiff1d(rows, np.concatenate(seen) if seen else rows[:0])
     # problems come in the order of the rows that could not be read
-    for row, damage in zip(lost.tolist(), run.problems[before:], strict=True):
-        for kind in describe:
-            if row in wanted[kind]:
-                shelves[kind].damaged[row] = damage
+    damaged = list(zip(lost.tolist(), run.problems[before:], strict=True))
+    parts = team.collected((found, [(row, one.identity, one.reason) for row, one in damaged]))
+    for number, (vectors, named) in enumerate(parts):
+        problems = [(row, BadSample(identity, reason)) for row, identity, reason in named]
+        # those of this process are counted already
+        run.problems += [problem for _, problem in problems] if number else []
+        for kind, shelf in shelves.items():
+            for kept, values in vectors.get(kind, ()):
+                shelf.add(kept, values)
+            shelf.damaged |= {row: problem for row, problem in problems if row in wanted[kind]}
 
 
 def _describers(run: Run, kinds: Sequence[str]) -> dict[str, Callable[[Batch], Tensor]]:

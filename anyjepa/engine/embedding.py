@@ -15,9 +15,14 @@ import torch
 
 from anyjepa.core.errors import UserError, visible
 from anyjepa.domains import Frame, Samples
+from anyjepa.engine.crew import Crew, crew, joined
 from anyjepa.engine.files import explained, sync_folder, write_whole
 from anyjepa.engine.run import Run, load
 
+Vectors = Iterator[tuple[np.ndarray, np.ndarray]]
+"""Places in the source (n,) int64, and the embeddings there (n, dim) float32."""
+
+BATCH = 256
 ROWS_TOGETHER = 8192  # of a Parquet row group: few enough for memory, enough to be read fast
 
 
@@ -30,6 +35,9 @@ def embed(
     shard_rows: int | None = None,
 ) -> dict[str, Any]:
     """Embed every sample of a source, a batch at a time; each file is written whole or not at all.
+
+    Processes that torchrun started share the samples, or the shards, and write the same as one alone; the
+    folder of `out` must then be one that all of them see.
 
     Args:
         run: a run or its folder.
@@ -47,7 +55,18 @@ def embed(
     Raises:
         UserError: another ending, an unreadable source, a full disk, or a folder of other shards.
     """
-    run, out = run if isinstance(run, Run) else load(run), Path(out)
+    with joined() as team:
+        return team.told(_embed(run, data, Path(out), labels, shard_rows))
+
+
+def _embed(
+    run: Run | str | Path,
+    data: str | np.ndarray | Frame | None,
+    out: Path,
+    labels: str | None,
+    shard_rows: int | None,
+) -> dict[str, Any]:
+    run = run if isinstance(run, Run) else load(run)
     if out.suffix not in KINDS:
         raise UserError(f"embeddings are written as .parquet or .npy, not '{out.suffix or out.name}'.")
     if shard_rows is not None and shard_rows < 1:
@@ -58,11 +77,11 @@ def embed(
     with explained(f"write {out}"):
         out.parent.mkdir(parents=True, exist_ok=True)
         if shard_rows is None:
-            rows, dim = _write(run, samples, np.arange(len(samples)), out)
+            rows, dim = _write(run, samples, np.arange(len(samples)), out, crew())
             result: dict[str, Any] = {"rows": rows, "dim": dim, "out": str(out)}
         else:
             result = _write_shards(run, samples, out, shard_rows)
-    if not result["rows"]:
+    if not crew().told(result["rows"]):
         raise UserError(f"none of the samples of {samples.source} can be read, so there is nothing to embed.")
     return {**result, "skipped": len(samples) + len(samples.problems) - result["rows"]}
 
@@ -75,19 +94,27 @@ def _write_shards(run: Run, samples: Samples, out: Path, shard_rows: int) -> dic
         "encoder": _digest(run), "data": samples.fingerprint(), "samples": len(samples),
         "shard_rows": shard_rows, "labelled": samples.labels is not None,
     }  # fmt: skip
-    manifest = _manifest(out, belongs)
+    team = crew()
+    manifest = team.told(_manifest(out, belongs))
     known: dict[str, int] = manifest["shards"]
-    rows, kept, dim = 0, 0, manifest["dim"]
-    for number, start in enumerate(range(0, len(samples), shard_rows)):
-        name = f"part-{number:05d}{out.suffix}"
-        if name in known and ((out / name).exists() or not known[name]):
-            rows, kept = rows + known[name], kept + 1
-            continue
-        indices = np.arange(start, min(start + shard_rows, len(samples)))
-        known[name], width = _write(run, samples, indices, out / name)
-        dim = width or dim
-        rows += known[name]
-        write_whole(_manifest_file(out), json.dumps({**belongs, "dim": dim, "shards": known}).encode())
+    starts = range(0, len(samples), shard_rows)
+    names = [f"part-{number:05d}{out.suffix}" for number in range(len(starts))]
+    missing = [
+        n for n, name in enumerate(names) if name not in known or (known[name] and not (out / name).exists())
+    ]
+    missing, dim = team.told(missing), manifest["dim"]
+    for together in range(0, len(missing), team.size):
+        mine: dict[str, tuple[int, int]] = {}
+        for number in missing[together : together + team.size][team.rank : team.rank + 1]:
+            indices = np.arange(starts[number], min(starts[number] + shard_rows, len(samples)))
+            mine[names[number]] = _write(run, samples, indices, out / names[number], Crew())
+        for done in team.all_told(mine):
+            for name, (count, width) in done.items():
+                known[name], dim = count, width or dim
+        if team.first:
+            known = {name: known[name] for name in names if name in known}
+            write_whole(_manifest_file(out), json.dumps({**belongs, "dim": dim, "shards": known}).encode())
+    rows, kept = sum(known.values()), len(names) - len(missing)
     return {"rows": rows, "dim": dim, "out": str(out), "shards": len(known), "kept": kept}
 
 
@@ -133,18 +160,50 @@ class _Rows(Protocol):
     def close(self) -> None: ...
 
 
-def _write(run: Run, samples: Samples, indices: np.ndarray, out: Path) -> tuple[int, int]:
-    """Rows and width of one file; no file where no sample can be read."""
+def _write(run: Run, samples: Samples, indices: np.ndarray, out: Path, team: Crew) -> tuple[int, int]:
+    """Rows and width of one file; no file where no sample can be read. The first process writes it."""
+    handed = [out.with_name(f".{out.name}.of-{rank}") for rank in range(team.size)]
+    found = _embedded(run, samples, team.part(indices, BATCH))
+    if not team.first:
+        _hand_over(handed[team.rank], found)
+        team.wait()
+        return 0, 0
+    try:
+        return _written(samples, out, found, handed, team)
+    finally:
+        for file in handed:
+            file.unlink(missing_ok=True)
+
+
+def _written(samples: Samples, out: Path, found: Vectors, handed: list[Path], team: Crew) -> tuple[int, int]:
     rows, dim = 0, 0
     with _partial(out) as beside, ExitStack() as stack:
         table: _Rows | None = None
-        for chosen, vectors in _embedded(run, samples, indices):
+        for chosen, vectors in _with_others(found, handed, team):
             if table is None:
                 table = KINDS[out.suffix](beside, samples)
                 stack.callback(table.close)
             table.add(chosen, vectors)
             rows, dim = rows + len(chosen), vectors.shape[1]
     return rows, dim
+
+
+def _with_others(found: Vectors, handed: list[Path], team: Crew) -> Vectors:
+    """This process's batches, then those that the others have handed over, in their order."""
+    yield from found
+    team.wait()
+    for path in handed[1:]:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            while file.tell() < size:
+                yield np.load(file, allow_pickle=False), np.load(file, allow_pickle=False)
+
+
+def _hand_over(path: Path, found: Vectors) -> None:
+    with open(path, "wb") as file:
+        for chosen, vectors in found:
+            np.save(file, chosen, allow_pickle=False)
+            np.save(file, vectors, allow_pickle=False)
 
 
 @contextmanager
@@ -170,8 +229,8 @@ def _ids(beside: Path) -> Path:
 
 
 @torch.inference_mode()
-def _embedded(run: Run, samples: Samples, indices: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for chosen, batch in run.batches(samples, indices):
+def _embedded(run: Run, samples: Samples, indices: np.ndarray) -> Vectors:
+    for chosen, batch in run.batches(samples, indices, BATCH):
         # who reads a million samples needs their count, not every sentence
         run.problems.clear()
         yield chosen, run.method.embed(batch).float().cpu().numpy()

@@ -13,8 +13,10 @@ from anyjepa.core.errors import BadSample, UserError
 from anyjepa.core.method import Batch
 from anyjepa.domains import Samples
 from anyjepa.engine.patience import time_limit
-from anyjepa.engine.randomness import permutation, uniforms
+from anyjepa.engine.randomness import WindowedOrder, permutation, uniforms
 from anyjepa.recipes import Recipe
+
+WINDOW = 65_536  # samples that are shuffled together where shards are fetched whole
 
 Loaded = tuple[Batch, list[BadSample]]
 
@@ -96,6 +98,7 @@ class Steps(Dataset):
         self.steps, self.patience, self.part = steps, patience, part
         self.lost: dict[int, str] = {}
         self.begun: Callable[[int], None] | None = None
+        self._windowed: WindowedOrder | None = None
         self.steps_per_epoch = max(1, len(samples) // batch_size)
 
     def __len__(self) -> int:
@@ -103,14 +106,21 @@ class Steps(Dataset):
 
     def __getitem__(self, step: int) -> Loaded:
         epoch, position = divmod(step, self.steps_per_epoch)
-        order = _order(self.seed, epoch, len(self.samples))
         rank, processes = self.part
         size = self.batch_size // processes
         start = position * self.batch_size + rank * size
-        indices = order[start : start + size]
+        indices = self._indices(epoch, start, start + size)
         chances = uniforms(self.seed, epoch, indices)
         raw, problems = read_many(self.samples, indices, self.patience, self.lost, self.begun, chances)
         return self.recipe.draw(raw, chances), problems
+
+    def _indices(self, epoch: int, start: int, stop: int) -> np.ndarray:
+        blocks = getattr(self.samples, "blocks", None)
+        if blocks is None:
+            return _order(self.seed, epoch, len(self.samples))[start:stop]
+        if self._windowed is None or self._windowed.epoch != epoch:
+            self._windowed = WindowedOrder(self.seed, epoch, blocks, max(WINDOW, 4 * self.batch_size))
+        return self._windowed.take(start, stop)
 
 
 @functools.lru_cache(maxsize=2)

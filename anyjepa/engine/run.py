@@ -20,6 +20,8 @@ from torch import Tensor
 from anyjepa.core.errors import BadSample, UserError
 from anyjepa.core.method import Batch, Method
 from anyjepa.domains import Domain, Frame, Samples, domains
+from anyjepa.domains.label_files import labels_from_file
+from anyjepa.domains.packs import PackedSamples, required_pack
 from anyjepa.engine.checkpoint import load_strictly, newest_checkpoint, restore
 from anyjepa.engine.files import read_lines, write_whole
 from anyjepa.engine.folder import read_config
@@ -62,6 +64,12 @@ def open_source(
         raise UserError(
             f"{domain.name} data is no {type(source).__name__}: give a path, a name or an array of samples."
         )
+    if isinstance(source, str) and source.startswith("wds:") and not domain.reads_shards:
+        samples = PackedSamples(source, required_pack(source, split, domain.name))
+        if labels is not None:
+            names = [samples.identity(index) for index in range(len(samples))]
+            samples.labels, samples.classes = labels_from_file(labels, names)
+        return samples
     return domain.open(source, labels, split, reading)  # pyright: ignore[reportArgumentType]
 
 

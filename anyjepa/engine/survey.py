@@ -10,6 +10,7 @@ from pathlib import Path
 
 from anyjepa.core.errors import UserError, nearest
 from anyjepa.domains import Domain, Samples, domains
+from anyjepa.domains.packs import MANIFEST
 from anyjepa.domains.sources import existing
 from anyjepa.recipes import Recipe, recipes
 
@@ -205,6 +206,8 @@ def identify(source: str, kind: str | None = None, labels: str | None = None) ->
     if kind is not None and kind not in domains():
         known = ", ".join(domains())
         raise UserError(f"there is no kind of data '{kind}' (there are {known}).{nearest(kind, domains())}")
+    if os.path.isfile(Path(source).expanduser() / MANIFEST):
+        source = f"wds:{source}"
     seen, candidates, refused = survey(source), [], {}
     tried = [source, *([f"wds:{source}"] if seen.archives else [])]
     for domain in domains().values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import threading
 import time
@@ -108,7 +109,12 @@ class _Crew:
             timeout=CHECK,
         )
         self.handler = _without_child_handler()
+        # the garbage collector writes to every object it looks at: in the processes it shall leave alone what
+        # is there now, for each page that is written to becomes a copy
+        gc.collect()
+        gc.freeze()
         self.loading: Any = iter(loader)
+        gc.unfreeze()
         _without_child_handler()
 
     def __iter__(self) -> Iterator[Any]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from anyjepa.core.errors import UserError, nearest
+from anyjepa.engine.crew import joined
 from anyjepa.engine.files import append_line
 from anyjepa.engine.run import Run, load
 from anyjepa.evaluation.attentive import attentive_probe, mlp_probe
@@ -131,8 +132,9 @@ def evaluate(
 
     Raises:
         UserError: no labels, an unknown probe, a leak, or labels that do not fit.
+
+    Processes that torchrun started share the embedding; the first scores, and all return what it found.
     """
-    run = run if isinstance(run, Run) else load(run)
     names = [probe] if isinstance(probe, str) else list(probe)
     for name in names:
         if name not in PROBES:
@@ -142,23 +144,35 @@ def evaluate(
     amount = Labels(labels_fraction, shots, draws, ways, queries)
     amount.check()
     (tuning or FineTuning()).check()
-    opened = partial(both_sides, run, data, labels, test, groups=groups, seed=seed, allow_leak=allow_leak)
-    results = []
-    if "patch" in names:
-        results.append(patch_probe(run, *opened(dense=dense, parts=True), seed=seed))
-    if others := [name for name in names if name != "patch"]:
-        (train, first), (held_out, second) = (side.described(run, keep=cache) for side in opened())
-        judge = _Judge(run, train, held_out, amount, tuning, seed)
-        results += [{**judge.score(name), "computed": first + second} for name in others]
-    results.sort(key=lambda row: names.index(row["probe"]))
-    source = data if isinstance(data, str) else run.config["data"]["source"] if data is None else "array"
-    about = {"data": source, "date": datetime.datetime.now().isoformat(timespec="seconds"), "seed": seed}
-    about |= {"labels_fraction": labels_fraction} if labels_fraction is not None else {}
-    about |= {"shots": shots} if shots is not None else {}
-    results = [{**result, **about} for result in results]
-    if run.path.is_dir():
-        for result in results:
-            append_line(run.path / "evaluations.jsonl", result)
+    with joined() as team:
+        run = run if isinstance(run, Run) else load(run)
+        opened = partial(both_sides, run, data, labels, test, groups=groups, seed=seed, allow_leak=allow_leak)
+        others = [name for name in names if name != "patch"]
+        sides = [side.described(run, keep=cache) for side in opened()] if others else []
+        results = []
+        if team.first:
+            if "patch" in names:
+                results.append(patch_probe(run, *opened(dense=dense, parts=True), seed=seed))
+            if others:
+                (train, first), (held_out, second) = sides
+                judge = _Judge(run, train, held_out, amount, tuning, seed)
+                results += [{**judge.score(name), "computed": first + second} for name in others]
+            results.sort(key=lambda row: names.index(row["probe"]))
+            source = (
+                data if isinstance(data, str) else run.config["data"]["source"] if data is None else "array"
+            )
+            about = {
+                "data": source,
+                "date": datetime.datetime.now().isoformat(timespec="seconds"),
+                "seed": seed,
+            }
+            about |= {"labels_fraction": labels_fraction} if labels_fraction is not None else {}
+            about |= {"shots": shots} if shots is not None else {}
+            results = [{**result, **about} for result in results]
+            if run.path.is_dir():
+                for result in results:
+                    append_line(run.path / "evaluations.jsonl", result)
+        results = team.told(results)
     return results[0] if len(results) == 1 else {**results[0], "results": results}
 
 

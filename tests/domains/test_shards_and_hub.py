@@ -1,18 +1,21 @@
 """Images in tar shards and in the Hugging Face hub's layout."""
 
 import gzip
+import io
 import json
 import pickle
 import tarfile
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pictures import encoded, noise, write, write_tar
 
 from anyjepa.core.errors import UserError
 from anyjepa.domains import domains, image_samples
 from anyjepa.domains.sources import NoSplit
-from anyjepa.domains.tar_shards import TarShards, expand_braces
+from anyjepa.domains.tar_shards import TarShards, _headers, expand_braces
 
 images = domains()["image"]
 
@@ -193,3 +196,35 @@ class TestHub:
             images.open(f"hf:{tmp_path}/picture")
         with pytest.raises(UserError, match="cannot be opened"):
             images.open(f"hf:{tmp_path}/pictures")
+
+
+class TestHeaders:
+    """Members are found as tarfile finds them, whatever their headers look like."""
+
+    @given(
+        names=st.lists(
+            st.text("abcé./_-", min_size=1, max_size=130).filter(lambda name: not name.startswith("/")),
+            max_size=8,
+        ),
+        kind=st.sampled_from([tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
+        sizes=st.lists(st.integers(0, 2000), min_size=8, max_size=8),
+    )
+    @settings(max_examples=60)
+    def test_every_format_and_name(self, tmp_path_factory, names, kind, sizes):
+        path = tmp_path_factory.mktemp("tar") / "a.tar"
+        with tarfile.open(path, "w", format=kind) as archive:
+            for name, size in zip(names, sizes, strict=False):
+                member = tarfile.TarInfo(name)
+                member.size = size
+                try:
+                    archive.addfile(member, io.BytesIO(bytes(size)))
+                except ValueError:
+                    continue  # too long for the oldest format
+                link = tarfile.TarInfo(f"link to {len(name)}")
+                link.type, link.linkname = tarfile.SYMTYPE, name[:50]
+                archive.addfile(link)
+        with tarfile.open(path) as archive:
+            wanted = [(m.name, m.offset_data, m.size, m.isreg()) for m in archive if m.isreg()]
+        with tarfile.open(path) as archive, open(path, "rb") as file:
+            found = [member for member in _headers(archive, file.fileno()) if member[3]]
+        assert found == wanted

@@ -10,7 +10,7 @@ from pictures import encoded, noise, write
 
 from anyjepa.core.errors import BadSample, UserError
 from anyjepa.domains import Samples, domains, image_samples, sources
-from anyjepa.domains.sources import NoSplit, as_labels, list_files, natural_split
+from anyjepa.domains.sources import NoSplit, as_labels, list_files, list_names, natural_split
 
 images = domains()["image"]
 
@@ -128,13 +128,33 @@ class TestFolders:
         for index in range(20):
             write(tmp_path / f"{index % 3}" / f"{index}.png", b"x")
 
-        def forbidden(*_, **__):
-            raise AssertionError("a file was touched")
+        stat = os.stat
+
+        def forbidden(path, *_, **__):
+            assert not str(path).endswith(".png"), "a file was touched"
+            return stat(path)
 
         monkeypatch.setattr("builtins.open", forbidden)
         monkeypatch.setattr(os, "stat", forbidden)
         names = list_files(tmp_path, frozenset({".png"}))
+        monkeypatch.undo()
         assert len(names) == 20 and names == sorted(names)
+
+    def test_a_folder_is_listed_once_for_its_folders_and_its_files(self, tmp_path, monkeypatch):
+        for index in range(20):
+            write(tmp_path / f"{index}.png", noise(4, 4))
+        os.utime(tmp_path, (1e9, 1e9))
+        listed, scandir = [], os.scandir
+        monkeypatch.setattr(os, "scandir", lambda folder: listed.append(folder) or scandir(folder))
+        images.open(str(tmp_path))
+        assert listed == [str(tmp_path)]
+        write(tmp_path / "new.png", noise(4, 4))
+        assert len(images.open(str(tmp_path))) == 21
+
+    def test_what_has_just_changed_is_listed_again(self, tmp_path):
+        for index in range(20):
+            write(tmp_path / f"{index}.png", b"x")
+            assert len(list_names(tmp_path)) == index + 1
 
     def test_rings_of_links_end(self, tmp_path):
         write(tmp_path / "a/1.png", noise(4, 4))

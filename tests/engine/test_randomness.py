@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from anyjepa.engine.randomness import permutation, step_generator, uniforms
+from anyjepa.engine.randomness import WindowedOrder, permutation, step_generator, uniforms
 
 PERMUTATION = [1, 5, 6, 4, 8, 7, 9, 3, 2, 0]
 UNIFORMS = [
@@ -100,3 +100,44 @@ def test_what_was_drawn_for_a_seed_is_drawn_for_it_forever():
     assert uniforms(1, 2, np.array([0, 3, 10**12]), 3).tolist() == UNIFORMS
     assert step_generator(0, 1).initial_seed() == STEP_SEED
     assert step_generator(7, 123).initial_seed() == OTHER_STEP_SEED
+
+
+@given(
+    seed=seeds,
+    epoch=st.integers(0, 100),
+    sizes=st.lists(st.integers(1, 30), min_size=1, max_size=20),
+    window=st.integers(1, 100),
+    data=st.data(),
+)
+@settings(max_examples=60)
+def test_an_order_in_windows_has_every_sample_once_wherever_it_is_entered(seed, epoch, sizes, window, data):
+    ends, total = np.cumsum(sizes), sum(sizes)
+    order = WindowedOrder(seed, epoch, ends, window)
+    whole = order.take(0, total)
+    assert sorted(whole.tolist()) == list(range(total))
+    start = data.draw(st.integers(0, total - 1))
+    stop = data.draw(st.integers(start + 1, total))
+    assert np.array_equal(WindowedOrder(seed, epoch, ends, window).take(start, stop), whole[start:stop])
+    # blocks are fetched whole: those of one window are done with before the next begins
+    blocks = np.searchsorted(ends, whole, side="right")
+    first, last = {}, {}
+    for place, block in enumerate(blocks.tolist()):
+        first.setdefault(block, place)
+        last[block] = place
+    begun = 0
+    for end in order.window_ends.tolist():
+        inside = set(blocks[begun:end].tolist())
+        assert all(begun <= first[block] and last[block] < end for block in inside)
+        assert end - begun >= window or end == total
+        begun = end
+
+
+def test_an_order_in_windows_mixes_and_changes_with_the_epoch():
+    ends = np.arange(100, 10_001, 100)
+    orders = [WindowedOrder(0, epoch, ends, 1000).take(0, 10_000) for epoch in (0, 1)]
+    for order in orders:
+        # ten blocks of a hundred are shuffled together, so neighbours are of one block one time in ten
+        alike = (np.diff(order // 100) == 0).mean()
+        assert 0.08 < alike < 0.12
+        assert abs(stats.spearmanr(order, np.arange(10_000)).statistic) < 0.3
+    assert (orders[0] == orders[1]).mean() < 0.01
