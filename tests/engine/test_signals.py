@@ -27,6 +27,8 @@ def forked(body, result):
         code = 1
         try:
             os.setsid()
+            # a shell starts what it puts into the background deaf to Ctrl-C, and children inherit that
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             result.write_text(json.dumps(body()))
             code = 0
         finally:
