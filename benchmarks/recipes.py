@@ -74,10 +74,10 @@ class Stepping:
         losses["loss"].backward()
         marks.append(time.perf_counter())
         apply(self.optimiser, schedule(self.recipe, step, self.steps))
+        self.method.before_step(context)
         norm = None
         if self.recipe.gradient_clip:
             norm = torch.nn.utils.clip_grad_norm_(self.method.parameters(), self.recipe.gradient_clip)
-        self.method.before_step(context)
         self.guard.judge(losses["loss"], norm, self.method.parameters())
         self.optimiser.step()
         self.optimiser.zero_grad()

@@ -69,7 +69,6 @@ class Training:
         with explained(f"use {path} for the run"):
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)
             self._set_status("training")
-        self.share = team.share(config["batch_size"])
         device = self.fabric.device
         self.method = build_method(kind, config["data"]["facts"], config["seed"]).to(device)
         if team.size > 1:
@@ -199,12 +198,12 @@ class Training:
         self.guard.remember()
         losses = self.model(batch, context)
         self.fabric.backward(losses["loss"])
+        self.method.before_step(context)
         norm, clip = None, self.recipe.gradient_clip
         if clip:
             norm = self.fabric.clip_gradients(
                 self.model, self.stepping, max_norm=clip, error_if_nonfinite=False
             )
-        self.method.before_step(context)
         left_out = self.guard.judge(losses["loss"], norm, self.method.parameters())
         self.stepping.step()
         self.stepping.zero_grad()

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from anyjepa.core.errors import BadSample, UserError
+from anyjepa.core.errors import UserError
 from anyjepa.engine.loading import Loaded, Steps
 
 DEATHS = 5  # without a batch in between, after which it is no accident
@@ -44,16 +44,15 @@ def batches(
                 batch, problems = steps[step]
             yield ({name: part.pin_memory() for name, part in batch.items()} if pin else batch), problems
         return
-    deaths, over, named = 0, Counter[int](), list[BadSample]()
+    deaths, over = 0, Counter[int]()
     while start < len(steps):
         crew, done = _Crew(steps, start, workers, pin, waiting), False
         try:
             for item in crew:
                 if isinstance(item, UserError):
                     raise item
-                batch, problems = item
-                yield batch, named + problems
-                start, deaths, named = start + 1, 0, []
+                yield item
+                start, deaths = start + 1, 0
             done = True
             return
         except _Lost as loss:
