@@ -126,8 +126,8 @@ def _predictor_fields(state: State, heads: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def i_jepa(checkpoint: Mapping[str, Any]) -> Layout | None:
-    """The checkpoint that the released I-JEPA code writes: encoder, target_encoder, predictor."""
+def _released(checkpoint: Mapping[str, Any], axes: int) -> dict[str, State] | None:
+    """Encoder, target and predictor of Meta's training code, if its patches are cut by a kernel of `axes` axes."""
     if not isinstance(checkpoint.get("target_encoder", checkpoint.get("encoder")), dict):
         return None
     states = {
@@ -135,9 +135,16 @@ def i_jepa(checkpoint: Mapping[str, Any]) -> Layout | None:
         for ours, theirs in (("encoder", "encoder"), ("target", "target_encoder"), ("predictor", "predictor"))
         if isinstance(checkpoint.get(theirs), dict)
     }
-    first = states.get("target", states.get("encoder", {}))
-    if "patch_embed.proj.weight" not in first or first["patch_embed.proj.weight"].ndim != 4:
+    patches = states.get("target", states.get("encoder", {})).get("patch_embed.proj.weight")
+    return states if patches is not None and patches.ndim == axes else None
+
+
+def i_jepa(checkpoint: Mapping[str, Any]) -> Layout | None:
+    """The checkpoint that the released I-JEPA code writes: encoder, target_encoder, predictor."""
+    states = _released(checkpoint, 4)
+    if states is None:
         return None
+    first = states.get("target", states.get("encoder", {}))
     parts = {name: _timm_encoder(state) for name, state in states.items() if name != "predictor"}
     fields = _encoder_fields(first)
     if "predictor" in states:
@@ -337,16 +344,10 @@ def ecg_jepa(checkpoint: Mapping[str, Any]) -> Layout | None:
 
 def v_jepa(checkpoint: Mapping[str, Any]) -> Layout | None:
     """The checkpoint that the released code of V-JEPA and of V-JEPA 2 writes: as I-JEPA's, over tubelets."""
-    if not isinstance(checkpoint.get("target_encoder", checkpoint.get("encoder")), dict):
+    states = _released(checkpoint, 5)
+    if states is None:
         return None
-    states = {
-        ours: _plain(checkpoint[theirs])
-        for ours, theirs in (("encoder", "encoder"), ("target", "target_encoder"), ("predictor", "predictor"))
-        if isinstance(checkpoint.get(theirs), dict)
-    }
     first = states.get("target", states.get("encoder", {}))
-    if "patch_embed.proj.weight" not in first or first["patch_embed.proj.weight"].ndim != 5:
-        return None
     fields = of_second(released_fields(first))
     parts = {name: _timm_encoder(state) for name, state in states.items() if name != "predictor"}
     if "predictor" in states:
