@@ -26,10 +26,11 @@ class Crew:
     Args:
         rank: of this process.
         size: how many there are.
+        group: of `torch.distributed`, which they talk over; that of all where None.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1) -> None:
-        self.rank, self.size = rank, size
+    def __init__(self, rank: int = 0, size: int = 1, group: Any = None) -> None:
+        self.rank, self.size, self.group = rank, size, group
 
     @property
     def first(self) -> bool:
@@ -47,7 +48,7 @@ class Crew:
         if self.size == 1:
             return value
         box = [value]
-        distributed.broadcast_object_list(box, src=0)
+        distributed.broadcast_object_list(box, src=0, group=self.group)
         return box[0]
 
     def all_told(self, value: Any) -> list[Any]:
@@ -55,7 +56,7 @@ class Crew:
         if self.size == 1:
             return [value]
         found: list[Any] = [None] * self.size
-        distributed.all_gather_object(found, value)
+        distributed.all_gather_object(found, value, group=self.group)
         return found
 
     def collected(self, value: Any) -> list[Any]:
@@ -63,13 +64,23 @@ class Crew:
         if self.size == 1:
             return [value]
         found: list[Any] = [None] * self.size
-        distributed.gather_object(value, found if self.first else None, dst=0)
+        distributed.gather_object(value, found if self.first else None, dst=0, group=self.group)
         return found if self.first else []
 
     def wait(self) -> None:
         """For all processes."""
         if self.size > 1:
-            distributed.barrier()
+            distributed.barrier(group=self.group)
+
+    @contextmanager
+    def one_voice(self) -> Iterator[None]:
+        """Within, what all processes find wrong is said by the first alone."""
+        try:
+            yield
+        except UserError:
+            if self.first:
+                raise
+            raise SystemExit(2) from None
 
 
 _CREW: ContextVar[Crew | None] = ContextVar("the processes that share the work", default=None)
@@ -98,11 +109,8 @@ def joined() -> Iterator[Crew]:
     team = Crew(distributed.get_rank(), distributed.get_world_size())
     token = _CREW.set(team)
     try:
-        yield team
-    except UserError:
-        if team.first:
-            raise
-        raise SystemExit(2) from None
+        with team.one_voice():
+            yield team
     finally:
         _CREW.reset(token)
         distributed.destroy_process_group()

@@ -127,7 +127,7 @@ def _predictor_fields(state: State, heads: int) -> dict[str, Any]:
 
 
 def _released(checkpoint: Mapping[str, Any], axes: int) -> dict[str, State] | None:
-    """Encoder, target and predictor of Meta's training code, where patches are cut by kernels of `axes` axes."""
+    """Encoder, target and predictor of Meta's training code, if `axes` axes has the kernel that cuts patches."""
     if not isinstance(checkpoint.get("target_encoder", checkpoint.get("encoder")), dict):
         return None
     states = {

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.precision import DoublePrecision
 from torch import Tensor, distributed
 
 from anyjepa.core.errors import UserError
+from anyjepa.engine.crew import Crew
 from anyjepa.engine.run import choose_device
 from anyjepa.engine.settings import Settings
 from anyjepa.engine.shards import shard
+
+
+def _processes(devices: int) -> tuple[int, int]:
+    """On this machine and in all, as torchrun or srun says it, or else as many as `devices`."""
+    names = ("LOCAL_WORLD_SIZE", "WORLD_SIZE")
+    if names[1] not in os.environ and SLURMEnvironment.detect():  # not in a shell of an allocation
+        names = ("SLURM_NTASKS_PER_NODE", "SLURM_NTASKS")
+    local = int(os.environ.get(names[0], devices))
+    return local, int(os.environ.get(names[1], local))
 
 
 def _strategy(processes: int, sharded: bool) -> Any:
@@ -28,7 +37,7 @@ def _strategy(processes: int, sharded: bool) -> Any:
     return ModelParallelStrategy(shard, data_parallel_size=processes, tensor_parallel_size=1)
 
 
-class Team:
+class Team(Crew):
     """Joins the other processes, started by ``--devices``, torchrun or SLURM; or is alone.
 
     Every process runs the same program. Files are written by the first alone.
@@ -42,10 +51,7 @@ class Team:
         precision: Any = settings.precision
         if precision == "auto":
             precision = "bf16-mixed" if device.type == "cuda" else "32-true"
-        local = int(
-            os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("SLURM_NTASKS_PER_NODE", settings.devices))
-        )
-        world = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", local)))
+        local, world = _processes(settings.devices)
         self.fabric = Fabric(
             accelerator=device.type, devices=local, num_nodes=max(1, world // local),
             strategy=_strategy(world, settings.sharded),
@@ -54,27 +60,10 @@ class Team:
             precision=None if precision == "64-true" else precision,
         )  # fmt: skip
         self.fabric.launch()
-        self.rank, self.size = self.fabric.global_rank, self.fabric.world_size
-        self._control: Any = None
-        if self.size > 1:
-            # word of a signal must not wait for the devices' own queue
-            self._control = distributed.new_group(backend="gloo")
+        # word of a signal must not wait for the devices' own queue
+        group: Any = distributed.new_group(backend="gloo") if self.fabric.world_size > 1 else None
+        super().__init__(self.fabric.global_rank, self.fabric.world_size, group)
         self._word: tuple[Tensor, Any] | None = None
-
-    @property
-    def first(self) -> bool:
-        """Whether this process writes and speaks."""
-        return self.rank == 0
-
-    @contextmanager
-    def one_voice(self) -> Iterator[None]:
-        """Within, what all processes find wrong is said by the first alone."""
-        try:
-            yield
-        except UserError:
-            if self.first:
-                raise
-            raise SystemExit(2) from None
 
     def share(self, batch_size: int) -> int:
         """Samples of a batch that each process has.
@@ -94,7 +83,7 @@ class Team:
 
         Late by a call, so that nobody waits: all processes learn of a signal after the same step.
         """
-        if self._control is None:
+        if self.size == 1:
             return numbers
         heard: tuple[int, ...] = (0,) * len(numbers)
         if self._word is not None:
@@ -104,7 +93,7 @@ class Team:
         word = torch.tensor(numbers)
         self._word = (
             word,
-            distributed.all_reduce(word, distributed.ReduceOp.MAX, group=self._control, async_op=True),
+            distributed.all_reduce(word, distributed.ReduceOp.MAX, group=self.group, async_op=True),
         )
         return heard
 
@@ -113,18 +102,9 @@ class Team:
         if self.size == 1 or not values:
             return values
         together = torch.tensor(list(values.values()), dtype=torch.float64)
-        distributed.all_reduce(together, group=self._control)
+        distributed.all_reduce(together, group=self.group)
         return dict(zip(values, (together / self.size).tolist(), strict=True))
 
     def gathered(self, mine: list[Any]) -> list[Any]:
         """The lists of all processes, one after the other."""
-        if self.size == 1:
-            return mine
-        lists: list[Any] = [None] * self.size
-        distributed.all_gather_object(lists, mine, group=self._control)
-        return [item for part in lists for item in part]
-
-    def wait(self) -> None:
-        """For all processes."""
-        if self._control is not None:
-            distributed.barrier(group=self._control)
+        return [item for part in self.all_told(mine) for item in part]

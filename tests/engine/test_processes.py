@@ -17,6 +17,7 @@ from small import tensors_of
 
 from anyjepa.engine.checkpoint import checkpoints
 from anyjepa.engine.files import read_lines
+from anyjepa.engine.team import _processes
 from anyjepa.engine.train import Settings, train
 from anyjepa.recipes import recipes
 
@@ -130,6 +131,17 @@ def test_a_signal_to_one_process_stops_both_after_the_same_step(tmp_path):
     assert checkpoints(tmp_path / "run" / "checkpoints")[0].name == f"step-{rows[-1]['step']:09d}"
     assert errors.count("go on with --resume") == 1, errors
     assert out.count('"i-jepa"') <= 1
+
+
+def test_a_shell_within_an_allocation_trains_alone_and_a_job_with_all_its_tasks(monkeypatch):
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "2")
+    for name, found in (("bash", (1, 1)), ("training", (2, 4))):
+        monkeypatch.setenv("SLURM_JOB_NAME", name)
+        assert _processes(1) == found
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    monkeypatch.setenv("WORLD_SIZE", "6")
+    assert _processes(1) == (3, 6)
 
 
 def test_a_batch_that_cannot_be_shared_evenly_is_one_sentence(tmp_path):
