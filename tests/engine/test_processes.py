@@ -131,6 +131,7 @@ def test_a_signal_to_one_process_stops_both_after_the_same_step(tmp_path):
     assert checkpoints(tmp_path / "run" / "checkpoints")[0].name == f"step-{rows[-1]['step']:09d}"
     assert errors.count("go on with --resume") == 1, errors
     assert out.count('"i-jepa"') <= 1
+    assert out.count("next: anyjepa inspect") == 1, out
 
 
 def test_a_shell_within_an_allocation_trains_alone_and_a_job_with_all_its_tasks(monkeypatch):

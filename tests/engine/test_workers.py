@@ -105,8 +105,8 @@ def test_a_limit_of_time_leaves_the_alarm_of_others_as_it_was():
         signal.signal(signal.SIGALRM, before)
 
 
-def test_a_run_goes_on_when_a_loader_process_is_killed(tmp_path):
-    """The parameters are those of a run that lost none."""
+def test_what_is_loaded_is_the_same_when_a_loader_process_is_killed(tmp_path):
+    """To the last pixel, summed in double precision."""
     steps = steps_of(Deadly(30, tmp_path, 7, 1, signal.SIGKILL))
     summed = sum(
         (batch["image"].double().sum() for batch, _ in batches(steps, 0, 1, pin=False)), torch.zeros(())
