@@ -127,7 +127,7 @@ def _predictor_fields(state: State, heads: int) -> dict[str, Any]:
 
 
 def _released(checkpoint: Mapping[str, Any], axes: int) -> dict[str, State] | None:
-    """Encoder, target and predictor of Meta's training code, if `axes` axes has the kernel that cuts patches."""
+    """Encoder, target and predictor of the released code; `axes` is of the kernel that cuts its patches."""
     if not isinstance(checkpoint.get("target_encoder", checkpoint.get("encoder")), dict):
         return None
     states = {
