@@ -110,6 +110,7 @@ def parse_words(kind: type, words: Sequence[str]) -> dict[str, Any]:
         if word.startswith("--"):
             if word not in known:
                 raise UserError(f"there is no field {word}.{nearest(word, known)}")
+            given.pop(word, None)  # of a field given twice the last holds, as on the command line
             given[word] = []
         elif not given:
             raise UserError(f"'{word}' belongs to no field: write --FIELD VALUE.")

@@ -61,6 +61,8 @@ def test_flags_and_words_of_a_script():
         "width": 64,
         "momentum": (0.9, 1.0),
     }
+    twice = ["--momentum", "0.9", "1", "--width", "64", "--momentum", "0.99", "1"]
+    assert parse_words(kind, twice) == {"width": 64, "momentum": (0.99, 1.0)}
     with pytest.raises(UserError, match="Did you mean '--width'"):
         parse_words(kind, ["--widht", "64"])
     with pytest.raises(UserError, match="belongs to no field"):
