@@ -148,6 +148,8 @@ class ActionConditioned(Method):
         measured_states: give the roll-out the states as measured, not as moved by the actions.
     """
 
+    draws = False
+
     def __init__(
         self, model: WorldModel, rollout: int = 2, rollout_weight: float = 1.0, measured_states: bool = True
     ) -> None:
@@ -183,6 +185,28 @@ class ActionConditioned(Method):
             "embedding": forced.detach()[:, -1].mean(1),
         }
 
+    @torch.no_grad()
+    def imagined(self, batch: Batch) -> dict[str, Batch]:
+        """Each clip as it came, and what is expected of it from its first frame and the actions alone.
+
+        Tokens are made visible by the linear map from tokens to pixels that fits the true frames of the
+        batch best.
+        """
+        model, video = self.encoder, batch["video"]
+        frames, places = model.encode(video)
+        actions, states = batch["actions"].to(frames.dtype), batch["states"].to(frames.dtype)
+        ahead = model.rolled_out(frames[:, :1], actions, states[:, :1], places, actions.shape[1])
+        patch = int(model.frozen.encoder.tokenizer.patch)
+        pixels = _patches(video.to(frames.dtype), patch)
+        weights = _least_squares(frames.flatten(0, 2), pixels.flatten(0, 2))
+        seen = (_with_one(torch.cat([frames[:, :1], ahead], dim=1)) @ weights).clamp(
+            pixels.min(), pixels.max()
+        )
+        rows, columns = video.shape[3] // patch, video.shape[4] // patch
+        drawn = seen.unflatten(2, (rows, columns)).unflatten(4, (-1, patch, patch))
+        drawn = drawn.permute(0, 4, 1, 2, 5, 3, 6).flatten(5).flatten(3, 4)
+        return {"true": batch, "predicted": {**batch, "video": drawn}}
+
     def embed(self, batch: Batch) -> Float[Tensor, "batch dim"]:
         """Average of the predictor's tokens: of what was seen, was done, and is expected."""
         return self.tokens(batch).values.mean(1)
@@ -190,3 +214,21 @@ class ActionConditioned(Method):
     def tokens(self, batch: Batch) -> Tokens:
         """The predictor's tokens, before they become predictions."""
         return self.encoder(batch)
+
+
+def _patches(video: Tensor, patch: int) -> Tensor:
+    """Pixels (B, T, patches, channels * patch * patch) of clips (B, channels, T, height, width)."""
+    cut = video.unflatten(4, (-1, patch)).unflatten(3, (-1, patch))
+    return cut.permute(0, 2, 3, 5, 1, 4, 6).flatten(4).flatten(2, 3)
+
+
+def _with_one(values: Tensor) -> Tensor:
+    return torch.cat([values, torch.ones_like(values[..., :1])], dim=-1)
+
+
+def _least_squares(given: Tensor, wanted: Tensor) -> Tensor:
+    """Weights of the linear map, and its constant, with a little ridge."""
+    rows = _with_one(given).double()
+    gram = rows.mT @ rows
+    gram.diagonal().add_(1e-3 * len(rows))
+    return torch.linalg.solve(gram, rows.mT @ wanted.double()).to(given.dtype)

@@ -85,9 +85,7 @@ class VJepa2Ac(Recipe):
     final_weight_decay: float = 0.04  # of AdamW at the last step
     frames: int = 8  # of a clip
     fps: float = 4.0  # frames a second that trajectories are sampled at; 0 for as they come
-    motion: Literal["pose", "sum", "given"] = (
-        "pose"  # actions: differences of poses, of states, or the data's
-    )
+    motion: Literal["pose", "sum", "given"] = "pose"  # actions: differences of poses, of states, or given
     state_name: str = ""  # of the states in the data; empty for the usual names
     action_name: str = ""  # of the actions in the data, where they are given
     camera_name: str = ""  # of the camera, where there are several; empty for the first

@@ -99,9 +99,9 @@ def test_an_array_of_trajectories(tmp_path):
 def test_pieces_of_a_trajectory_do_not_overlap_and_reach_its_end(tmp_path):
     np.savez(tmp_path / "a.npz", **{name: value[None] for name, value in episode(31).items()})
     samples = CONTROL.open(str(tmp_path / "a.npz"), reading=READING)
-    chances = np.linspace(0, 0.999, 40)
-    seen = [{int(samples.read_part(i, np.full(16, c))["video"][k, 0, 0, 0]) for c in chances for k in range(4)}
-            for i in range(len(samples))]  # fmt: skip
+    parts = [np.full(16, chance) for chance in np.linspace(0, 0.999, 40)]
+    clips = [[samples.read_part(piece, part) for part in parts] for piece in range(len(samples))]
+    seen = [{int(n) for clip in piece for n in clip["video"][:, 0, 0, 0]} for piece in clips]
     assert set().union(*seen) == set(range(31))
     assert sum(map(len, seen)) == 31
 
@@ -112,7 +112,7 @@ def test_a_folder_of_episodes(tmp_path):
     (tmp_path / "short.npz").write_bytes(archived(**episode(2)))
     (tmp_path / "no.npz").write_bytes(archived(video=np.zeros((9, 4, 4, 3), np.uint8)))
     broken = episode()
-    broken["states"][4] = np.nan
+    broken["states"][6] = np.nan
     (tmp_path / "nan.npz").write_bytes(archived(**broken))
     samples = CONTROL.open(str(tmp_path), reading=READING)
     assert sorted((p.identity, p.reason) for p in samples.problems) == [
@@ -127,9 +127,8 @@ def test_a_folder_of_episodes(tmp_path):
 
 def test_actions_between_poses():
     random = np.random.default_rng(0)
-    poses = np.concatenate(
-        [random.normal(size=(5, 3)), random.uniform(-1, 1, (5, 3)), random.random((5, 1))], 1
-    )
+    parts = random.normal(size=(5, 3)), random.uniform(-1, 1, (5, 3)), random.random((5, 1))
+    poses = np.concatenate(parts, 1)
     import torch
 
     wanted = differences(torch.from_numpy(poses)).float().numpy()
