@@ -205,7 +205,9 @@ class ActionConditioned(Method):
         rows, columns = video.shape[3] // patch, video.shape[4] // patch
         drawn = seen.unflatten(2, (rows, columns)).unflatten(4, (-1, patch, patch))
         drawn = drawn.permute(0, 4, 1, 2, 5, 3, 6).flatten(5).flatten(3, 4)
-        return {"true": batch, "predicted": {**batch, "video": drawn}}
+        if not video.is_floating_point():
+            drawn = drawn.round()
+        return {"true": batch, "predicted": {**batch, "video": drawn.to(video.dtype)}}
 
     def embed(self, batch: Batch) -> Float[Tensor, "batch dim"]:
         """Average of the predictor's tokens: of what was seen, was done, and is expected."""
