@@ -1,9 +1,10 @@
 """anyjepa: pre-train an encoder on unlabelled data of any kind, see whether it is any good, and take it away.
 
 The words are those of the command line: `train`, `load`, `inspect`, `compare`, `sweep`, `evaluate`, `embed`,
-`export`, `push`, `import_checkpoint`, `report`, `look`, `pack`; `health` holds the label-free measures;
-`Encoder` is any recipe in scikit-learn's manner, `TableEncoder` one for tables of mixed columns. Importing
-anyjepa has no side effects and loads no torch: each name is loaded when first used.
+`export`, `push`, `import_checkpoint`, `plan`, `report`, `look`, `pack`; `health` holds the label-free
+measures; `Encoder` is any recipe in scikit-learn's manner, `TableEncoder` one for tables of mixed columns,
+`Planner` finds actions. Importing anyjepa has no side effects and loads no torch: each name is loaded when
+first used.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ _WHERE = {
     "compare": ("anyjepa.evaluation.comparison", "compare"),
     "sweep": ("anyjepa.evaluation.sweeping", "sweep"),
     "evaluate": ("anyjepa.evaluation.scores", "evaluate"),
+    "plan": ("anyjepa.evaluation.planning", "plan"),
+    "Planner": ("anyjepa.evaluation.planning", "Planner"),
+    "CrossEntropy": ("anyjepa.core.planning", "CrossEntropy"),
     "FineTuning": ("anyjepa.evaluation.finetuning", "FineTuning"),
     "report": ("anyjepa.reports.gather", "report"),
     "pack": ("anyjepa.engine.packing", "pack"),

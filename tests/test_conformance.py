@@ -86,7 +86,7 @@ def test_a_step_depends_on_its_generator_only(name):
     again = method(batch, Context(1, 10, step_generator(SEED, 1)))["loss"]
     other = method(batch, Context(1, 10, step_generator(SEED, 2)))["loss"]
     assert torch.equal(first, again)
-    assert not torch.equal(first, other)
+    assert torch.equal(first, other) is not method.draws
 
 
 @every_recipe

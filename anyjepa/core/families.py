@@ -13,7 +13,7 @@ from torch.nn import functional
 from anyjepa.core.masking import Masks, MaskSampler
 from anyjepa.core.method import Batch, Context, MaskedJepa, single_at_least
 from anyjepa.core.targets import EmaTeacher
-from anyjepa.core.tokens import take
+from anyjepa.core.tokens import Tokens, take
 from anyjepa.core.transformer import Encoder, Predictor
 
 
@@ -30,6 +30,8 @@ class FamilyJepa(MaskedJepa):
         variance: weight of what is missing to a standard deviation of 1 of each feature over a sample's
             predicted tokens (an option of the released V-JEPA, 0 in its settings).
         stretch: the teacher's momentum is planned for so many times the training.
+        clip_frames: frames of ``video`` beyond which a sample is several clips, each seen by itself, whose
+            tokens come one after the other; 0 for one clip of any length.
     """
 
     def __init__(
@@ -42,9 +44,11 @@ class FamilyJepa(MaskedJepa):
         normalise_targets: bool = True,
         variance: float = 0.0,
         stretch: float = 1.0,
+        clip_frames: int = 0,
     ) -> None:
         super().__init__(encoder, predictor, target, samplers[0], objective, normalise_targets)
         self.samplers, self.variance, self.stretch = list(samplers), variance, stretch
+        self.clip_frames = clip_frames
 
     def families(self, batch: Batch, context: Context) -> list[Masks]:
         """The masks of each family that this step draws for the batch."""
@@ -96,9 +100,24 @@ class FamilyJepa(MaskedJepa):
         relaxed = torch.cat([masks.relaxed for masks in families]).float().mean()
         return terms | {"relaxed": relaxed, "embedding": whole.values.detach().mean(1)}
 
+    def tokens(self, batch: Batch) -> Tokens:
+        """The backbone's tokens of the whole sample; of several clips, those of each, later in time."""
+        length = self.clip_frames
+        if not length or batch["video"].shape[2] <= length:
+            return super().tokens(batch)
+        clips = batch["video"].unflatten(2, (-1, length)).transpose(1, 2)
+        count = clips.shape[1]
+        found = self.backbone({**batch, "video": clips.flatten(0, 1)})
+        later = torch.zeros_like(found.coordinates)
+        later[..., 0] = found.coordinates[..., 0].max() + 1
+        places = [found.coordinates + number * later for number in range(count)]
+        return Tokens(found.values.unflatten(0, (-1, count)).flatten(1, 2), torch.cat(places, dim=1))
+
     def views(self, batch: Batch, context: Context, count: int) -> Float[Tensor, "batch views dim"]:
         """The context encoder's pooled tokens under `count` contexts, of the families in turn."""
         pooled = []
+        if self.clip_frames:
+            batch = {**batch, "video": batch["video"][:, :, : self.clip_frames]}
         for view in range(count):
             masks = self.families(batch, context)[view % len(self.samplers)]
             pooled.append(self.encoder(batch, keep=masks.context).values.mean(1))

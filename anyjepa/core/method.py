@@ -44,9 +44,17 @@ class Context(NamedTuple):
 class Method(nn.Module):
     """One self-supervised method: the parts of a recipe joined."""
 
+    draws: bool = True
+    """Whether a step draws anything at random, beside its batch."""
+
     @property
     def backbone(self) -> nn.Module:
         """The module that `embed` uses: what a user takes away."""
+        raise NotImplementedError
+
+    @property
+    def foundation(self) -> nn.Module:
+        """The part that takes the weights of another recipe's encoder, where one is trained upon it."""
         raise NotImplementedError
 
     def losses(self, batch: Batch, context: Context) -> dict[str, Tensor]:
@@ -78,6 +86,13 @@ class Method(nn.Module):
 
     def augmented(self, batch: Batch, context: Context) -> dict[str, Batch]:
         """The views of one step by name, each a batch that its domain can draw; for methods without masks."""
+        raise NotImplementedError
+
+    def imagined(self, batch: Batch) -> dict[str, Batch]:
+        """What came and what was expected to come, by name, each a batch that its domain can draw.
+
+        For methods that predict samples ahead.
+        """
         raise NotImplementedError
 
     def health(self, batches: Iterable[Batch], context: Context) -> dict[str, float]:

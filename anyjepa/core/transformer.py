@@ -48,8 +48,12 @@ class Attention(nn.Module):
         last: int | None = None,
         angles: Float[Tensor, "shared tokens angles"] | None = None,
         present: Bool[Tensor, "batch tokens"] | None = None,
+        allowed: Bool[Tensor, "tokens tokens"] | None = None,
     ) -> Tensor:
-        """Attend over all tokens; answer for the `last` ones only, where given."""
+        """Attend over all tokens; answer for the `last` ones only, where given.
+
+        `allowed` says which tokens (second axis) each one (first axis) may look at; all where None.
+        """
         if last is None:
             queries, keys, values = map(self._split, self.qkv(x).chunk(3, dim=-1))
         else:
@@ -62,6 +66,9 @@ class Attention(nn.Module):
             queries = rotate(queries, angles[:, -queries.shape[2] :])
             keys = rotate(keys, angles)
         mask = None if present is None else present[:, None, None, :]
+        if allowed is not None:
+            allowed = allowed[-queries.shape[2] :]
+            mask = allowed if mask is None else mask & allowed
         dropped = self.dropout if self.training else 0.0
         attended = functional.scaled_dot_product_attention(queries, keys, values, mask, dropped)
         return self.out(attended.transpose(1, 2).flatten(-2))
@@ -132,9 +139,10 @@ class Block(nn.Module):
         last: int | None = None,
         angles: Float[Tensor, "shared tokens angles"] | None = None,
         present: Bool[Tensor, "batch tokens"] | None = None,
+        allowed: Bool[Tensor, "tokens tokens"] | None = None,
     ) -> Tensor:
         """(batch, tokens or `last`, width). What earlier tokens would become is not computed with `last`."""
-        attended = self.attention(x if self.post_norm else self.norm1(x), last, angles, present)
+        attended = self.attention(x if self.post_norm else self.norm1(x), last, angles, present, allowed)
         x = self._add(x if last is None else x[:, -last:], attended)
         if self.post_norm:
             x = self.norm1(x)

@@ -13,9 +13,12 @@ from torch.nn import functional
 
 from anyjepa.core.errors import BadSample, UserError
 from anyjepa.domains import Domain, Samples
+from anyjepa.domains.label_files import labels_from_file
+from anyjepa.domains.packs import PackedSamples, open_pack
 from anyjepa.domains.video_files import IMAGES, VIDEOS
-from anyjepa.domains.video_samples import FileVideos, VideoSamples
+from anyjepa.domains.video_samples import FileVideos, Reading, VideoSamples
 from anyjepa.domains.video_sources import open_videos
+from anyjepa.domains.video_stores import EncodedVideos
 from anyjepa.domains.video_strips import contact_sheet, film_strip, painted
 
 __all__ = ["Video"]
@@ -28,7 +31,8 @@ class Video(Domain):
     """Videos of any length, rate and size. A batch is {"video": (n, channels, frames, height, width)}."""
 
     name = "video"
-    endings = VIDEOS | IMAGES | {".npy", ".npz"}
+    reads_shards = True
+    endings = VIDEOS | IMAGES | {".npy", ".npz", ".h5", ".hdf5"}
 
     def open(
         self,
@@ -37,7 +41,18 @@ class Video(Domain):
         split: str | None = None,
         reading: Mapping[str, Any] | None = None,
     ) -> Samples:
-        """Open a source of videos; see :func:`anyjepa.domains.video_sources.open_videos`."""
+        """Open a source of videos; see :func:`anyjepa.domains.video_sources.open_videos`.
+
+        ``wds:`` is also what `anyjepa pack` has made of them.
+        """
+        if isinstance(source, str) and source.startswith("wds:"):
+            pack = open_pack(source.removeprefix("wds:"), split, self.name)
+            if pack is not None:
+                packed = PackedSamples(source, pack)
+                if labels is not None:
+                    names = [packed.identity(index) for index in range(len(packed))]
+                    packed.labels, packed.classes = labels_from_file(labels, names)
+                return packed
         return open_videos(source, labels, split, reading)
 
     def measure(self, samples: Samples, seed: int = 0) -> dict:
@@ -46,7 +61,8 @@ class Video(Domain):
         Over at most 200 clips drawn with ``seed``, in raw units. Damaged ones are passed over. Raises
         UserError if all are.
         """
-        assert isinstance(samples, VideoSamples)
+        # packed samples state what they were read with
+        reading = samples.reading if isinstance(samples, VideoSamples) else Reading(**samples.read_with)  # pyright: ignore[reportAttributeAccessIssue]
         chosen = np.arange(len(samples))
         if len(samples) > MEASURED:
             chosen = np.sort(np.random.default_rng(seed).choice(len(samples), MEASURED, replace=False))
@@ -72,15 +88,15 @@ class Video(Domain):
             "dtype": str(dtype),
             "height": int(np.median([shape[1] for shape in shapes])),
             "width": int(np.median([shape[2] for shape in shapes])),
-            "clip_frames": samples.reading.frames,
-            "clip_rate": samples.reading.rate,
-            "tubelet": samples.reading.tubelet,
+            "clip_frames": reading.frames,
+            "clip_rate": reading.rate,
+            "tubelet": reading.tubelet,
         }
 
     def likeness(self, samples: Samples) -> float:
         """Files of video for sure; folders of pictures and arrays are rather images."""
-        assert isinstance(samples, VideoSamples)
-        return 1.0 if isinstance(samples.store, FileVideos) else 0.25
+        store = samples.store if isinstance(samples, VideoSamples) else None
+        return 1.0 if store is None or isinstance(store, FileVideos | EncodedVideos) else 0.25
 
     def in_words(self, facts: dict) -> dict[str, str]:
         """Size in pixels, channels, and the clip that a step sees."""

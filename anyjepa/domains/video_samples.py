@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
@@ -30,7 +31,8 @@ class Reading:
     frames are scaled down to as they are decoded, 0 for as they are. seconds: a longer video counts as
     several samples of at least this length. shortest: share of a clip that a video must last. frame_rate:
     frames a second of image sequences and arrays, which do not say; 0 for ``rate``. channels: that every
-    clip is brought to, None as they come. tubelet: frames of a token, for drawing.
+    clip is brought to, None as they come. tubelet: frames of a token, for drawing. clips: of
+    a sample, evenly spaced, one after the other, where it is read for use.
     """
 
     frames: int = 16
@@ -41,13 +43,14 @@ class Reading:
     frame_rate: float = 0.0
     channels: int | None = None
     tubelet: int = 2
+    clips: int = 1
 
     @classmethod
     def of(cls, asked: Mapping[str, Any]) -> Reading:
         """From what a recipe asks, where facts of other names may lie among it."""
         names = {"frames": "frames", "fps": "rate", "decode_side": "side", "video_seconds": "seconds",
                  "shortest": "shortest", "frame_rate": "frame_rate", "channels": "channels",
-                 "tubelet": "tubelet"}  # fmt: skip
+                 "tubelet": "tubelet", "clips": "clips"}  # fmt: skip
         return cls(**{ours: asked[name] for name, ours in names.items() if asked.get(name) is not None})
 
     @property
@@ -227,9 +230,17 @@ class VideoSamples:
     def read(self, index: int | np.integer) -> np.ndarray:
         """The middle clip (frames, height, width, channels) of a sample; one frame of a still.
 
-        Raises BadSample where it is damaged.
+        Where several clips are asked for, these one after the other. Raises BadSample where it is damaged.
         """
-        return self._clip(int(index), 0.5)
+        count = self.reading.clips
+        if count == 1:
+            return self._clip(int(index), 0.5)
+        return np.concatenate([self._clip(int(index), (number + 0.5) / count) for number in range(count)])
+
+    @property
+    def stated(self) -> dict[str, Any]:
+        """How clips were read, for who packs them."""
+        return {"read_with": dataclasses.asdict(self.reading)}
 
     def read_part(self, index: int | np.integer, uniforms: np.ndarray) -> np.ndarray:
         """A clip at a random time, by the sixth of the sample's uniforms; else as `read`."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from anyjepa.core.errors import BadSample, UserError, nearest
+from anyjepa.domains.hdf5_files import numbers_of, open_hdf5
 from anyjepa.domains.image_arrays import IMAGE_KEYS, LABEL_KEYS, array_labels
 from anyjepa.domains.label_files import groups_from_file, labels_from_file
 from anyjepa.domains.number_files import open_archive, read_array
@@ -35,11 +36,13 @@ from anyjepa.domains.video_samples import (
     VideoSamples,
 )
 from anyjepa.domains.video_simulation import CLASSES, drifting_patterns
+from anyjepa.domains.video_stores import Hdf5Videos, hub_videos, shard_videos
 
 __all__ = ["open_videos"]
 
 RESIDENT_BYTES = 512 * 2**20
 SIMULATED_RATE = 8.0
+HDF5 = (".h5", ".hdf5", ".hdf")
 LISTS = (".csv", ".tsv", ".txt")
 VIDEO_KEYS = ("x", "videos", "video", "clips", *IMAGE_KEYS[1:])
 
@@ -56,8 +59,9 @@ def open_videos(
     or of image sequences (each folder of numbered images is one video); ``images:FOLDER``, where each image
     is a video of one frame; a video file; a list of files (.csv, .tsv or .txt with a path and, where known, a
     label a line, paths as from the list's own folder); a .npy file (n, frames, h, w[, c]) or of images
-    (n, h, w, 3); a .npz file with x and y (or x_train, y_train ...) and ``rate`` where known;
-    ``synthetic-video``; or such an array in memory.
+    (n, h, w, 3); a .npz file with x and y (or x_train, y_train ...) and ``rate`` where known; a HDF5 file
+    with such arrays; ``wds:PATTERN`` of tar shards with such files; ``hf:NAME[:SPLIT]``; ``synthetic-video``;
+    or an array of clips in memory.
 
     labels: a CSV, TSV or Parquet file with columns id and label, and group where known. split: train, val or
     test where the source is split. reading: see `Reading.of`.
@@ -84,11 +88,20 @@ def open_videos(
             labels,
             rate,
         )
+    if source.startswith("wds:"):
+        shards, given, classes, problems = shard_videos(source, split, asked)
+        return _assembled(source, shards, "videos in shards", labels, given, classes, asked, problems)
+    if source.startswith("hf:"):
+        table, given, classes, named = hub_videos(source, labels, split, asked)
+        column = None if named else labels
+        return _assembled(source, table, "videos of a hub data set", column, given, classes, asked)
     still = source.startswith("images:")
     if not source or (
         not still and re.match(r"[A-Za-z][A-Za-z0-9+-]+:", source) and not os.path.exists(source)
     ):
-        raise UserError(f"'{source}' is not a source of videos: give a path, or synthetic-video.")
+        raise UserError(
+            f"'{source}' is not a source of videos: give a path, wds:PATTERN, hf:NAME, or synthetic-video."
+        )
     if source.startswith("synthetic") and not os.path.exists(source):
         raise UserError(f"there is no '{source}'.{nearest(source, ['synthetic-video'])}")
     path = existing(source.removeprefix("images:"))
@@ -103,6 +116,8 @@ def _from_file(
     suffix = path.suffix.lower()
     if suffix in (".npy", ".npz"):
         return _from_numpy(source, path, labels, split, reading)
+    if suffix in HDF5:
+        return _from_hdf5(source, path, labels, split, reading)
     if split is not None and split_order(split)[0].lower() not in split_order("train"):
         raise NoSplit(f"{source} has no split {split!r}: leave the split out.")
     if suffix in LISTS:
@@ -215,6 +230,28 @@ def _from_numpy(
     if given is not None and len(given) != len(values):
         raise UserError(f"{path} holds {len(values)} clips but {len(given)} labels: make them one to one.")
     return _from_array(source, values, kind, given, classes, reading, labels, rate)
+
+
+def _from_hdf5(
+    source: str, path: Path, labels: str | None, split: str | None, reading: Reading
+) -> VideoSamples:
+    """Clips that stay where they lie until they are read."""
+    given, classes, rate = None, None, 0.0
+    try:
+        with open_hdf5(path) as file:
+            names = [name for name, found in file.items() if hasattr(found, "shape")]
+            clips, label = _keys(names, split, source)
+            if label is not None:
+                given, classes = array_labels(numbers_of(file, label), f"{label} in {path}")
+            if "rate" in names:
+                rate = float(numbers_of(file, "rate"))
+        store = Hdf5Videos(str(path), clips, reading, rate if 0 <= rate < 1e6 else 0.0)
+    except (ValueError, TypeError, OSError) as problem:
+        line = (str(problem).splitlines() or ["damaged"])[0].rstrip(".")
+        raise UserError(f"{path} is not a HDF5 file of clips: {line}.") from None
+    if given is not None and len(given) != len(store):
+        raise UserError(f"{path} holds {len(store)} clips but {len(given)} labels: make them one to one.")
+    return _assembled(source, store, "clips in a HDF5 file", labels, given, classes, reading)
 
 
 def _keys(keys: list[str], split: str | None, source: str) -> tuple[str, str | None]:

@@ -43,13 +43,15 @@ def same_length_and_seed(steps: int | None, seed: int | None, config: dict[str, 
 
 
 def begun_with(
-    init: str | Path, asked: Recipe | type[Recipe], fields: dict[str, Any]
+    init: str | Path, asked: Recipe | type[Recipe], fields: dict[str, Any], preset: str = "tiny"
 ) -> tuple[Recipe, dict[str, Any]]:
     """The recipe of a run that begins with `init`, and the facts of data that its weights are used to.
 
     Args:
         init: a run's folder.
-        asked: its recipe.
+        asked: its recipe, or one that trains upon the encoder of such runs (`Recipe.inherited`): facts are
+            then none, for the data is its own.
+        preset: of such another recipe.
         fields: other values than that run's; only those that no weight's shape depends on can differ.
             Another ``image_size`` stretches the positions.
 
@@ -57,13 +59,36 @@ def begun_with(
         UserError: it is no run, or one of another recipe.
     """
     config = read_config(init)
-    if config["recipe"] != asked.name:
-        raise UserError(f"{init} is a run of {config['recipe']}, not {asked.name}: name that recipe.")
     before = recipe_of(config)
+    if config["recipe"] != asked.name:
+        return _upon(init, before, asked, preset, fields), {}
     before.known(fields)
     kind = dataclasses.replace(before, **stretched(recipe_fields(before), fields))
     kind.check()
     return kind, config["data"]["facts"]
+
+
+def _upon(
+    init: str | Path,
+    before: Recipe,
+    asked: Recipe | type[Recipe],
+    preset: str,
+    fields: dict[str, Any],
+) -> Recipe:
+    """The recipe `asked`, with what the run's encoder decides."""
+    taken = asked.inherited(before)
+    if taken is None:
+        raise UserError(f"{init} is a run of {before.name}, not {asked.name}: name that recipe.")
+    for name in taken.keys() & fields.keys():
+        if fields[name] != taken[name]:
+            raise UserError(
+                f"the encoder of {init} has {name} = {taken[name]}, not {fields[name]}: leave it out."
+            )
+    if isinstance(asked, Recipe):
+        kind = dataclasses.replace(asked, **{**fields, **taken})
+        kind.check()
+        return kind
+    return asked.preset(preset, **{**fields, **taken})
 
 
 def stretched(before: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
@@ -90,6 +115,9 @@ def fill_from(init: str | Path, method: Method, kind: Recipe) -> None:
         UserError: a weight is missing, unexpected or of another shape.
     """
     run = load(init, "cpu")
+    if run.recipe.name != kind.name:
+        load_strictly(method.foundation, run.method.backbone.state_dict())
+        return
     state = run.method.state_dict()
     if not checkpoints(Path(init) / "checkpoints"):
         # only the encoder was taken away: the teacher and its pupil begin alike

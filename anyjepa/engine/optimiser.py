@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
-from anyjepa.core.schedules import cosine, warmup_cosine
+from anyjepa.core.schedules import cosine
 from anyjepa.recipes import Recipe
 
 
@@ -32,15 +32,12 @@ def build_optimiser(method: nn.Module, recipe: Recipe | None = None) -> Optimize
 def schedule(recipe: Recipe, step: int, steps: int) -> dict[str, float]:
     """Learning rate and weight decay of update `step` (from 1) of `steps`.
 
-    The warm-up keeps its share of the training when the number of steps is not what the epochs give.
     Schedules may be planned for more steps than there are (`Recipe.planned`).
     """
-    warmup, steps = round(steps * recipe.warmup_epochs / recipe.epochs), recipe.planned(steps)
+    planned = recipe.planned(steps)
     return {
-        "learning_rate": warmup_cosine(
-            step, steps, warmup, recipe.start_learning_rate, recipe.learning_rate, recipe.final_learning_rate
-        ),
-        "weight_decay": cosine(recipe.weight_decay, recipe.final_weight_decay, step / steps),
+        "learning_rate": recipe.rate(step, steps),
+        "weight_decay": cosine(recipe.weight_decay, recipe.final_weight_decay, step / planned),
     }
 
 

@@ -97,7 +97,7 @@ def _prepared(
         if (path / "config.yaml").exists():
             raise UserError(f"{path} already holds a run: go on with --resume, or choose another --out.")
         if init is not None:
-            kind, facts = begun_with(init, asked, fields)
+            kind, facts = begun_with(init, asked, fields, preset)
         else:
             kind, facts = asked if isinstance(asked, Recipe) else asked.preset(preset, **fields), {}
         samples = _open(kind, data if data is not None else kind.example_data, settings, facts)

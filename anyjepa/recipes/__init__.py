@@ -16,6 +16,7 @@ import numpy as np
 
 from anyjepa.core.errors import UserError, nearest
 from anyjepa.core.method import Batch, Method
+from anyjepa.core.schedules import warmup_cosine
 from anyjepa.domains import Samples
 
 
@@ -70,6 +71,22 @@ class Recipe(ABC):
     def planned(self, steps: int) -> int:
         """Steps that the schedules are planned for, in a training of `steps`: some papers stop earlier."""
         return steps
+
+    def rate(self, step: int, steps: int) -> float:
+        """Learning rate of update `step` (from 1) of `steps`: a linear rise, then half a cosine down.
+
+        The warm-up keeps its share of the training when the number of steps is not what the epochs give.
+        """
+        warmup = round(steps * self.warmup_epochs / self.epochs)
+        return warmup_cosine(
+            step, self.planned(steps), warmup, self.start_learning_rate, self.learning_rate,
+            self.final_learning_rate,
+        )  # fmt: skip
+
+    @classmethod
+    def inherited(cls, other: Recipe) -> dict[str, Any] | None:
+        """Fields for a run that begins with the encoder of a run of `other`; None where none can."""
+        return None
 
     def check(self) -> None:
         """Raise UserError for values that cannot work; a recipe adds its own."""

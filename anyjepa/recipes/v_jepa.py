@@ -40,7 +40,7 @@ class VJepa(Recipe):
     as many and stopped. ``vit-h`` is its larger size. ``v-jepa-2`` is the first phase of V-JEPA 2 with ViT-g
     (240,000 steps over 22 million samples, constant rates, rotary positions, 4 frames a second); its second
     phase is ``--init RUN --frames 64 --image-size 384 384`` with a falling learning rate; ``v-jepa-2-l`` is
-    its ViT-L. The action-conditioned model (2-AC) is not here.
+    its ViT-L. The action-conditioned model is ``v-jepa-2-ac``.
 
     Where the released code and the paper's intent differ, ours is the intent: contexts and predictions are
     thinned to one width at random, where the released collator cuts all to the smallest of the batch from the
@@ -57,7 +57,8 @@ class VJepa(Recipe):
     One that is shorter than a clip ends on its last frame; one shorter than half a clip is named and left
     out. An image is a video of one frame. Pixels are normalised by statistics of your own data.
 
-    The embedding of a video is the average of the teacher's tokens over its middle clip; the paper's own
+    The embedding of a video is the average of the teacher's tokens over its middle clip, or over ``--clips``
+    of them, evenly spaced (the paper: 8 of Kinetics, 2 of Something-Something), each seen by itself; its own
     probe is ``anyjepa evaluate --probe attentive``.
 
     ``anyjepa train v-jepa --data videos/ --out runs/video --preset tiny --fps 8``
@@ -99,6 +100,7 @@ class VJepa(Recipe):
     video_seconds: float = 10.0  # a longer video counts as several samples of at least this length
     shortest: float = 0.5  # share of a clip that a video must last; its last frame is held
     frame_rate: float = 0.0  # of image sequences and arrays, which do not say it; 0 for --fps
+    clips: int = 1  # of a video that its embedding is the average over, evenly spaced
     decode_side: int = 0  # shorter side that frames are scaled down to as decoded; 0 for 1.5 --image-size
     image_size: tuple[int, int] = (224, 224)  # height and width in pixels that clips are cropped to
     tubelet: int = 2  # frames of a token
@@ -146,6 +148,8 @@ class VJepa(Recipe):
                     f"clips of {size} {'frames' if name == 'frames' else f'pixels in {name}'} do not divide "
                     f"into tokens of {part}: choose a multiple of it, or another {flag(fix)}."
                 )
+        if self.clips < 1:
+            raise UserError(f"--clips must be 1 or more, not {self.clips}.")
         for name in ("stretch", "video_seconds"):
             if getattr(self, name) <= 0:
                 raise UserError(f"{flag(name)} must be above 0, not {getattr(self, name):g}.")
@@ -200,6 +204,7 @@ class VJepa(Recipe):
             "frame_rate": self.frame_rate,
             "decode_side": self.decode_side or round(1.5 * min(self.image_size)),
             "tubelet": self.tubelet,
+            "clips": self.clips,
         }
 
     def planned(self, steps: int) -> int:
@@ -243,7 +248,7 @@ class VJepa(Recipe):
         )
         return FamilyJepa(
             encoder, predictor, target, samplers, OBJECTIVES[self.objective], self.normalise_targets,
-            self.variance, self.stretch,
+            self.variance, self.stretch, self.frames if self.clips > 1 else 0,
         )  # fmt: skip
 
     def _table(self, width: int) -> AxisSinCos:
@@ -285,4 +290,5 @@ class VJepa(Recipe):
 
     def present(self, samples: list[np.ndarray] | np.ndarray) -> Batch:
         """Each clip resized to cover the input, and its centre."""
-        return {"video": cover(samples, self.frames, self.image_size)}
+        several = self.clips > 1 and max(len(sample) for sample in samples) > self.frames
+        return {"video": cover(samples, self.frames * (self.clips if several else 1), self.image_size)}

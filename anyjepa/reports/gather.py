@@ -22,7 +22,7 @@ from anyjepa.engine.run import Run, load
 from anyjepa.evaluation.inspection import add_views, assess
 from anyjepa.reports import sections, summary
 from anyjepa.reports.masked import drawn, tokens_of
-from anyjepa.reports.page import Content, Health, Masks, Patches, SampleViews, encoded, render
+from anyjepa.reports.page import Content, Health, Imagined, Masks, Patches, SampleViews, encoded, render
 from anyjepa.reports.sections import Labels, Looked
 
 SHOWN = 6  # samples of the masks, neighbours and patches
@@ -207,8 +207,8 @@ class _Look:
         named = [("this run", self.looked.embeddings), ("untrained", self.untrained)]
         return [(name, embeddings) for name, embeddings in named if bool(torch.isfinite(embeddings).all())]
 
-    def masks(self) -> Masks | SampleViews | str:
-        """The masks over the samples shown, or their views, or why there are neither."""
+    def masks(self) -> Masks | SampleViews | Imagined | str:
+        """Masks over the samples shown, their views, what is expected of them, or why there is nothing."""
         return drawn(self.run, self.batch, self.names, self.gain, self.seed)
 
     def patches(self) -> Patches | str:

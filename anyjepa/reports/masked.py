@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Generator
@@ -11,12 +11,14 @@ from anyjepa.core.method import Batch, Context, Method
 from anyjepa.core.tokens import Tokens
 from anyjepa.engine.run import Run
 from anyjepa.reports import sections
-from anyjepa.reports.page import Masks, SampleViews
+from anyjepa.reports.page import Imagined, Masks, SampleViews
 
 
 @torch.inference_mode()
-def drawn(run: Run, batch: Batch, names: Sequence[str], gain: float, seed: int) -> Masks | SampleViews | str:
-    """The masks over the samples of a batch, or their views, or why there are neither.
+def drawn(
+    run: Run, batch: Batch, names: Sequence[str], gain: float, seed: int
+) -> Masks | SampleViews | Imagined | str:
+    """The masks over the samples of a batch, their views, what is expected of them, or why there is nothing.
 
     Args:
         run: trained or not.
@@ -29,6 +31,8 @@ def drawn(run: Run, batch: Batch, names: Sequence[str], gain: float, seed: int) 
     if type(run.method).augmented is not Method.augmented:
         made = run.method.augmented(batch, context)
         return sections.views(run.domain, run.facts, batch, made, names, gain)
+    if type(run.method).imagined is not Method.imagined:
+        return _expected(run, batch, run.method.imagined(batch), names, gain)
     draw, tokens = getattr(run.method, "masks", None), tokens_of(run, batch)
     if draw is None or tokens is None:
         return f"{run.recipe.name} hides no tokens, so there are no masks to show."
@@ -36,6 +40,20 @@ def drawn(run: Run, batch: Batch, names: Sequence[str], gain: float, seed: int) 
     return sections.masks(
         run.domain, run.facts, batch, masks.context, masks.targets, tokens.values.shape[1], names, gain
     )
+
+
+def _expected(
+    run: Run, batch: Batch, expected: Mapping[str, Batch], names: Sequence[str], gain: float
+) -> Imagined:
+    """Each sample as it came and as it was expected, by name."""
+    rows = []
+    for index, name in enumerate(names):
+        row = []
+        for kind, one in expected.items():
+            words = f"{kind} frames of sample {name}"
+            row.append(sections.shown(run.domain, run.facts, one, index, words, f"{name}: {kind}", gain))
+        rows.append(row)
+    return Imagined(rows, gain)
 
 
 @torch.inference_mode()

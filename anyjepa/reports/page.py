@@ -119,6 +119,14 @@ class SampleViews:
 
 
 @dataclass(frozen=True)
+class Imagined:
+    """Samples as they came, beside what was expected of them; pictures are drawn `gain` times as bright."""
+
+    rows: Sequence[Sequence[Picture]]
+    gain: float = 1.0
+
+
+@dataclass(frozen=True)
 class Neighbours:
     """Queries, each with its nearest samples, nearest first, out of `searched` samples.
 
@@ -216,7 +224,7 @@ class Content:
         curves: charts over steps, or why there are none.
         small_curves: further charts, drawn smaller.
         spectrum: chart of singular values.
-        masks: masks over samples, or views of them for a method that hides nothing.
+        masks: masks over samples, or views or expectations of them for a method that hides nothing.
         neighbours: nearest neighbours.
         patches: principal components of the patch tokens.
         map: the 2-D map.
@@ -237,7 +245,7 @@ class Content:
     curves: Sequence[Chart] | str
     small_curves: Sequence[Chart]
     spectrum: Chart | str
-    masks: Masks | SampleViews | str
+    masks: Masks | SampleViews | Imagined | str
     neighbours: Neighbours | str
     patches: Patches | str
     map: EmbeddingMap | str
@@ -267,6 +275,7 @@ def render(content: Content) -> str:
     )
     environment.filters["score_text"] = charts.score_text
     environment.tests["views"] = lambda section: isinstance(section, SampleViews)
+    environment.tests["imagined"] = lambda section: isinstance(section, Imagined)
     environment.tests["absent"] = lambda section: isinstance(section, str)
     environment.globals.update(mark=charts.mark, mark_class=charts.mark_class, mark_shape=charts.mark_shape)
     return environment.get_template("page.html").render(content=content, script=_script(content)).lstrip()
