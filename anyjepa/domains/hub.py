@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["chosen_split", "cleared", "hub_labels", "label_column", "labels_of", "open_hub", "own_name"]
 
+# what its parsers raise on metadata that are not what they should be, and the hub's client without a connection
+DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, NotImplementedError)
 LABEL_COLUMNS = ("label", "labels", "class", "target", "fine_label", "category")
 
 
@@ -46,7 +48,7 @@ def cleared(name: str) -> Iterator[None]:
     datasets = require("datasets", "hub")
     try:
         yield
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except (*DAMAGE, datasets.exceptions.DatasetsError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"hf:{name} cannot be opened ({reason}): check its name and your connection"

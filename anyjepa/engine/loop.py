@@ -224,7 +224,7 @@ class Training:
             norm = self.fabric.clip_gradients(
                 self.model, self.stepping, max_norm=clip, error_if_nonfinite=False
             )
-        left_out = self.guard.judge(losses["loss"], norm, self.method.parameters())
+        left_out = self.guard.judge(losses["loss"], norm)
         self.stepping.step()
         self.stepping.zero_grad()
         self.method.after_step(context)

@@ -51,7 +51,7 @@ def weights_of(run):
 def trained(tmp_path_factory):
     """Every recipe by one process and by two, 20 steps in double precision."""
     folder = tmp_path_factory.mktemp("processes")
-    settings = {"steps": STEPS, "precision": "64-true", "seed": 3}
+    settings = {"steps": STEPS, "precision": "64-true", "seed": 3, "checkpoint_every": STEPS}
     runs = [
         {"recipe": name, "data": kind.example_data, "out": str(folder / f"two-{name}"),
          "settings": settings, "fields": without_dropout(kind)}
