@@ -145,7 +145,9 @@ def _train_parser(name: str, about: str, data: str) -> Parser:
     parser.usage = (
         f"anyjepa train {name} [--data SRC] [--out DIR] [--preset P] [--resume] [--FIELD VALUE ...]"
     )
-    parser.add_argument("--data", help="a folder, a file, hf:NAME[:SPLIT], wds:PATTERN, or a shipped name")
+    parser.add_argument(
+        "--data", help="a folder, a file, hf:NAME[:SPLIT], hf-stream:NAME, wds:PATTERN, or a shipped name"
+    )
     parser.add_argument("--out", help="the run's folder (default runs/RECIPE)")
     parser.add_argument("--preset", default="tiny", help="the recipe's preset (default tiny)")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out")

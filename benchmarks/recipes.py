@@ -78,7 +78,7 @@ class Stepping:
         norm = None
         if self.recipe.gradient_clip:
             norm = torch.nn.utils.clip_grad_norm_(self.method.parameters(), self.recipe.gradient_clip)
-        self.guard.judge(losses["loss"], norm, self.method.parameters())
+        self.guard.judge(losses["loss"], norm)
         self.optimiser.step()
         self.optimiser.zero_grad()
         self.method.after_step(context)

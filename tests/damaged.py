@@ -105,6 +105,8 @@ def readable(kind: str, source: str, **options) -> list[str]:
         for index in range(min(FEW, len(samples))):
             try:
                 samples.read(index)
+                if options.get("reading", {}).get("dense"):
+                    samples.dense(index)
             except BadSample as problem:
                 problems.append(problem.reason)
     except UserError as mistake:

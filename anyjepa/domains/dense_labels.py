@@ -8,9 +8,10 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from anyjepa.core.errors import BadSample, UserError, nearest, require
+from anyjepa.core.errors import BadSample, UserError, nearest
 from anyjepa.domains.hdf5_files import numbers_of, open_hdf5
-from anyjepa.domains.number_files import open_archive, read_array
+from anyjepa.domains.image_files import decode_mask
+from anyjepa.domains.number_files import open_archive
 
 __all__ = ["MaskFolder", "column_of", "part_arrays"]
 
@@ -73,13 +74,11 @@ class MaskFolder:
         if path is None:
             raise BadSample(identity, f"has no mask in {self.folder}")
         try:
-            if path.endswith(".npy"):
-                mask = read_array(path)
-            else:
-                with require("PIL.Image", "image").open(path) as picture:
-                    mask = np.array(picture)
-        except (OSError, ValueError) as error:
-            raise BadSample(identity, f"has a damaged mask: {error}") from None
+            with open(path, "rb") as file:
+                mask = decode_mask(file.read(), identity)
+        except (OSError, BadSample) as error:
+            reason = error.reason if isinstance(error, BadSample) else error.strerror or str(error)
+            raise BadSample(identity, f"has a damaged mask: {reason}") from None
         if mask.ndim != 2 or mask.dtype.kind not in "biu":
             raise BadSample(identity, f"has a mask of shape {mask.shape}, not one whole number a pixel")
         if mask.shape != shape:

@@ -47,9 +47,9 @@ def side_by_side(signals: Signals) -> dict[str, Tensor]:
 
 
 def _without_gaps(signals: np.ndarray) -> dict[str, Tensor]:
+    """In place: the array is a copy of what was read."""
     # a lead is recorded throughout or not at all, so its first sample tells
     recorded = ~np.isnan(signals[:, :, 0])
-    return {
-        "ecg": torch.from_numpy(np.where(recorded[:, :, None], signals, np.float32(0))),
-        "recorded": torch.from_numpy(recorded),
-    }
+    if not recorded.all():
+        signals[~recorded] = 0
+    return {"ecg": torch.from_numpy(signals), "recorded": torch.from_numpy(recorded)}

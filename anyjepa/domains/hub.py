@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,10 +13,12 @@ from anyjepa.core.errors import UserError, nearest, require
 from anyjepa.domains.sources import NoSplit, as_labels, existing, split_order
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, Features
 
-__all__ = ["hub_labels", "open_hub"]
+__all__ = ["chosen_split", "cleared", "hub_labels", "label_column", "labels_of", "open_hub", "own_name"]
 
+# what its parsers raise on metadata that are not what they should be, and the hub's client without a connection
+DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, NotImplementedError)
 LABEL_COLUMNS = ("label", "labels", "class", "target", "fine_label", "category")
 
 
@@ -24,20 +28,35 @@ def open_hub(name: str, split: str | None) -> Dataset:
     A split in the name goes before ``split``; None takes train. Raises UserError and NoSplit.
     """
     datasets = require("datasets", "hub")
-    name, _, own_split = name.partition(":")
+    name, own_split = own_name(name)
+    with cleared(name):
+        splits = datasets.get_dataset_split_names(name)
+        return datasets.load_dataset(name, split=chosen_split(splits, own_split or split, name))
+
+
+def own_name(name: str) -> tuple[str, str]:
+    """A hub name or a path that exists, and the split that was named with it, or an empty text."""
+    name, _, split = name.partition(":")
     if name.startswith((".", "/", "~")) or os.path.exists(name):
         name = str(existing(name))
+    return name, split
+
+
+@contextmanager
+def cleared(name: str) -> Iterator[None]:
+    """Turn what the library raises while it opens a data set into one sentence."""
+    datasets = require("datasets", "hub")
     try:
-        splits = datasets.get_dataset_split_names(name)
-        return datasets.load_dataset(name, split=_choose(splits, own_split or split, name))
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        yield
+    except (*DAMAGE, datasets.exceptions.DatasetsError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"hf:{name} cannot be opened ({reason}): check its name and your connection"
         ) from None
 
 
-def _choose(splits: list[str], split: str | None, name: str) -> str:
+def chosen_split(splits: list[str], split: str | None, name: str) -> str:
+    """The stored split that answers `split`; the only one, or train, where that is None. Raises NoSplit."""
     if split is None and len(splits) == 1:
         return splits[0]
     for word in split_order(split):
@@ -51,17 +70,31 @@ def hub_labels(table: Dataset, column: str | None) -> tuple[np.ndarray | None, l
 
     Raises UserError where ``column`` is given but does not exist.
     """
+    chosen = label_column(table.features, column)
+    if chosen is None:
+        return None, None
+    return labels_of(list(table.with_format("python")[chosen][:]), table.features[chosen])
+
+
+def label_column(features: Features, column: str | None) -> str | None:
+    """``column``, or else the one that is a ClassLabel or is called so; None where there is none.
+
+    Raises UserError where ``column`` is given but does not exist.
+    """
     datasets = require("datasets", "hub")
-    names = table.column_names
+    names = list(features)
     if column is not None and column not in names:
         raise UserError(f"there is no column {column!r}, only {', '.join(names)}.{nearest(column, names)}")
-    if column is None:
-        classed = [name for name, kind in table.features.items() if isinstance(kind, datasets.ClassLabel)]
-        named = [name for name in LABEL_COLUMNS if isinstance(table.features.get(name), datasets.Value)]
-        if not classed + named:
-            return None, None
-        column = (classed + named)[0]
-    values, kind = list(table.with_format("python")[str(column)][:]), table.features[column]
+    if column is not None:
+        return column
+    classed = [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
+    named = [name for name in LABEL_COLUMNS if isinstance(features.get(name), datasets.Value)]
+    return next(iter(classed + named), None)
+
+
+def labels_of(values: Sequence[Any], kind: Any) -> tuple[np.ndarray, list[str] | None]:
+    """Labels and classes of a column's values, of which ``kind`` is the feature."""
+    datasets = require("datasets", "hub")
     if isinstance(kind, datasets.ClassLabel):
         return np.array([-1 if value is None else value for value in values], np.int64), list(kind.names)
     return as_labels([None if value is None else str(value) for value in values])

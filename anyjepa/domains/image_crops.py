@@ -82,19 +82,22 @@ def resize(samples: Images, size: int | tuple[int, int]) -> Num[Tensor, "n chann
 
 
 def resize_boxes(
-    samples: Images, boxes: np.ndarray, size: tuple[int, int]
+    samples: Images, boxes: np.ndarray, size: tuple[int, int], each: np.ndarray | None = None
 ) -> Num[Tensor, "n channels height width"]:
     """The box (top, left, height, width) of each image, in pixels, resized to ``size`` by a triangle filter.
 
-    The filter widens with the reduction, so that shrinking does not alias. Integers are rounded back.
+    The filter widens with the reduction, so that shrinking does not alias. Integers are rounded back. Where
+    ``each`` is given, a box is that of as many images in a row, of the frames of a clip, say.
     """
     if len(samples) == 0:
         raise ValueError("there are no images to resize")
     first = samples[0]
     if isinstance(samples, np.ndarray) and first.size <= LARGEST_STACKED:
-        return _resize_stack(samples, boxes, size)
+        return _resize_stack(samples, boxes, size, each)
     if first.size <= LARGEST_STACKED and all(sample.shape == first.shape for sample in samples):
-        return _resize_stack(np.stack(list(samples)), boxes, size)
+        return _resize_stack(np.stack(list(samples)), boxes, size, each)
+    if each is not None:
+        boxes = np.repeat(boxes, each, axis=0)
     out = torch.empty((len(samples), first.shape[2], *size), dtype=TORCH_DTYPES[str(first.dtype)])
     for index, (sample, box) in enumerate(zip(samples, boxes, strict=True)):
         part, inner = _cut(sample, box, size)
@@ -134,11 +137,15 @@ def _resize_in_pillow(image: np.ndarray, box: np.ndarray, size: tuple[int, int])
     return torch.from_numpy(resized.reshape(*size, -1)).permute(2, 0, 1)
 
 
-def _resize_stack(images: np.ndarray, boxes: np.ndarray, size: tuple[int, int]) -> Tensor:
+def _resize_stack(
+    images: np.ndarray, boxes: np.ndarray, size: tuple[int, int], each: np.ndarray | None = None
+) -> Tensor:
     count, height, width, channels = images.shape
     dtype = TORCH_DTYPES[str(images.dtype)]
     rows = _filter(boxes[:, 0], boxes[:, 2], height, size[0])
     columns = _filter(boxes[:, 1], boxes[:, 3], width, size[1])
+    if each is not None:
+        rows, columns = (part.repeat_interleave(torch.from_numpy(each), dim=0) for part in (rows, columns))
     values = torch.from_numpy(images.astype(np.float32, order="C")).view(count, height, width * channels)
     values = torch.bmm(rows, values).view(count, size[0], width, channels)
     values = values.permute(0, 3, 1, 2).reshape(count, channels * size[0], width)

@@ -14,7 +14,7 @@ import numpy as np
 from anyjepa.core.errors import BadSample, require
 from anyjepa.domains.number_files import believable, read_array
 
-__all__ = ["SUFFIXES", "conform", "decode", "layout", "plain", "suffix_of"]
+__all__ = ["SUFFIXES", "conform", "decode", "decode_mask", "layout", "plain", "suffix_of"]
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".npy"})
 FEW_CHANNELS = 4
@@ -57,6 +57,16 @@ def decode(content: bytes, identity: str) -> np.ndarray:
     if 0 in image.shape:
         raise BadSample(identity, f"the image has no pixels (shape {image.shape})")
     return check_finite(image, identity)
+
+
+def decode_mask(content: bytes, identity: str) -> np.ndarray:
+    """Encoded labels of pixels as they are stored, an index into a palette where they have one.
+
+    Raises BadSample where they are damaged.
+    """
+    if content[:6] == b"\x93NUMPY":
+        return _guarded(read_array, content, identity)
+    return _guarded(lambda found: _pillow(found, lambda image: np.array(image))[0], content, identity)
 
 
 def suffix_of(content: bytes) -> str:
@@ -156,18 +166,22 @@ def _guarded(decoder: Callable[[bytes], np.ndarray], content: bytes, identity: s
 
 
 def _decode_pillow(content: bytes) -> np.ndarray:
+    values, orientation = _pillow(content, _pillow_values)
+    return _orient(values, orientation)
+
+
+def _pillow(content: bytes, values_of: Callable[[Any], np.ndarray]) -> tuple[np.ndarray, int]:
+    """What `values_of` makes of a picture, and its EXIF orientation. Raises what damage makes Pillow raise."""
     image_module = require("PIL.Image", "image")
     try:
         with image_module.open(io.BytesIO(content)) as image:
             believable(image.width * image.height * len(image.getbands()), len(content))
             image.load()
-            orientation = image.getexif().get(274, 1)
-            values = _pillow_values(image)
+            return values_of(image), image.getexif().get(274, 1)
     except image_module.UnidentifiedImageError:
         raise ValueError("is not an image in a format that is known") from None
     except image_module.DecompressionBombError as error:
         raise ValueError(f"is refused as a decompression bomb: {error}") from None
-    return _orient(values, orientation)
 
 
 def _pillow_values(image) -> np.ndarray:

@@ -321,9 +321,12 @@ class _Look:
         count = len(store)
         if count == 0:
             raise UserError(f"{source} holds no image: give a folder, file or array that holds some")
-        chosen = (
-            np.random.default_rng(0).permutation(count)[:LOOKED_AT] if count > LOOKED_AT else np.arange(count)
-        )
+        looked_at = getattr(store, "looked_at", None)  # what is far away says itself which rows are near
+        if count > LOOKED_AT:
+            random = np.random.default_rng(0)
+            chosen = looked_at(LOOKED_AT, random) if looked_at else random.permutation(count)[:LOOKED_AT]
+        else:
+            chosen = np.arange(count)
         self.images, self.bad = _decode_all(store, sorted(int(index) for index in chosen))
         if not self.images:
             first = next(iter(self.bad.values()))

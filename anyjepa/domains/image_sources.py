@@ -25,6 +25,7 @@ from anyjepa.domains.image_arrays import (
 )
 from anyjepa.domains.image_files import SUFFIXES
 from anyjepa.domains.image_samples import FileStore, HubStore, ImageSamples, PackStore, ShardStore, Store
+from anyjepa.domains.image_streams import StreamedImages, open_stream
 from anyjepa.domains.label_files import labels_from_file
 from anyjepa.domains.names import Names
 from anyjepa.domains.packs import Pack, open_pack
@@ -52,8 +53,9 @@ def open_images(
 
     source: a folder of PNG, JPEG, WebP, BMP, GIF, TIFF or .npy files (the first folder level is the class);
     an image file; a .npy file (n, h, w[, c]); a .npz file with x and y (or x_train, y_train ...); an IDX file
-    or the folder of them that MNIST is; ``hf:NAME[:SPLIT]``; ``wds:PATTERN``; ``digits``; or an array (n, h,
-    w) or (n, h, w, c) in memory. Channels may also come first.
+    or the folder of them that MNIST is; ``hf:NAME[:SPLIT]``, or ``hf-stream:NAME[:SPLIT]``, which is read
+    where it lies; ``wds:PATTERN``; ``digits``; or an array (n, h, w) or (n, h, w, c) in memory. Channels may
+    also come first.
 
     labels: a CSV, TSV or Parquet file with columns id and label, which goes before the labels of the source;
     of ``hf:`` also the name of a column. split: train, val or test where the source is split; None takes
@@ -70,6 +72,8 @@ def open_images(
     scheme, _, rest = source.partition(":")
     if scheme == "hf":
         return _from_hub(source, rest, labels, split)
+    if scheme == "hf-stream":
+        return _from_stream(source, rest, labels, split)
     if scheme == "wds":
         return _from_shards(source, rest, labels, split)
     if source == "digits":
@@ -77,7 +81,7 @@ def open_images(
     if re.match(r"[A-Za-z][A-Za-z0-9+-]+:", source) and not os.path.exists(source):
         raise UserError(
             f"{scheme}: is not a kind of source: give a path, hf:NAME, wds:PATTERN or digits."
-            + nearest(scheme, ["hf", "wds"])
+            + nearest(scheme, ["hf", "hf-stream", "wds"])
         )
     if not source:
         raise UserError("the source is empty: give a path, hf:NAME, wds:PATTERN or digits")
@@ -223,6 +227,15 @@ def _from_hub(source: str, name: str, labels: str | None, split: str | None) -> 
     found, classes = hub.hub_labels(table, column)
     kind = "images in a Hugging Face data set"
     return _assembled(source, HubStore(table, columns[0]), kind, None if column else labels, found, classes)
+
+
+def _from_stream(source: str, name: str, labels: str | None, split: str | None) -> ImageSamples:
+    column = labels if labels is not None and not os.path.exists(labels) else None
+    samples = StreamedImages(source, open_stream(name, split, column), image_samples.RESIDENT_BYTES)
+    if labels is not None and column is None:
+        names = [samples.identity(index) for index in range(len(samples))]
+        samples.labels, samples.classes = labels_from_file(labels, names)
+    return samples
 
 
 def _format(names: Sequence[str]) -> str:

@@ -72,7 +72,12 @@ class Images(Domain):
         """
         chosen = np.arange(len(samples))
         if len(samples) > MEASURED:
-            chosen = np.sort(np.random.default_rng(seed).choice(len(samples), MEASURED, replace=False))
+            random = np.random.default_rng(seed)
+            looked_at = getattr(samples, "looked_at", None)
+            chosen = (
+                looked_at(MEASURED, random) if looked_at else random.choice(len(samples), MEASURED, False)
+            )
+            chosen = np.sort(chosen)
         shapes, sums, squares, dtype = [], np.zeros(1), np.zeros(1), np.dtype(np.uint8)
         for index in chosen:
             try:

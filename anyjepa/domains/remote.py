@@ -7,12 +7,13 @@ import os
 import re
 import shutil
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from anyjepa.core.errors import UserError, require
 
-__all__ = ["cache_folder", "fetched", "is_remote", "local_copy"]
+__all__ = ["cache_folder", "fetched", "is_remote", "kept", "local_copy"]
 
 ADDRESS = re.compile(r"[a-z][a-z0-9+]+://")
 BOUND = 50 * 2**30  # bytes of fetched shards; ANYJEPA_CACHE_GB says another
@@ -50,30 +51,43 @@ def fetched(place: str, name: str) -> bytes:
 
 
 def local_copy(address: str, size: int) -> str:
-    """Path of a shard's copy on this machine, fetched whole where it is not here; raises OSError.
+    """Path of a shard's copy on this machine, fetched whole where it is not here; raises OSError."""
+    name = address.rpartition("/")[2]
+    return kept(f"{address} {size}", name, size, lambda path: _fetch(address, path, size), size)
 
-    Processes of one machine fetch a shard once: the first does, the others wait. What was used longest ago
-    goes when all would take more than the bound.
+
+def kept(what: str, name: str, room: int, make: Callable[[Path], None], size: int | None = None) -> str:
+    """Path of a file in the bounded cache, made where it is not there.
+
+    Processes of one machine make a file once: the first does, the others wait. What was used longest ago goes
+    when all would take more than the bound.
+
+    Args:
+        what: tells it from all other files.
+        name: that a person can tell it by.
+        room: bytes that it takes, about.
+        make: writes it, whole or not at all; what it raises comes through.
+        size: bytes that it must have, where they are known.
     """
     from filelock import FileLock
 
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.blake2b(f"{address} {size}".encode(), digest_size=12).hexdigest()
-    path = folder / f"{digest}-{address.rpartition('/')[2]}"
+    digest = hashlib.blake2b(what.encode(), digest_size=12).hexdigest()
+    path = folder / f"{digest}-{name}"
     if _there(path, size):
         return str(path)
     with FileLock(folder / f".{digest}.lock"):
         if _there(path, size):
             return str(path)
-        _make_room(folder, size)
-        _fetch(address, path, size)
+        _make_room(folder, room)
+        make(path)
     return str(path)
 
 
-def _there(path: Path, size: int) -> bool:
+def _there(path: Path, size: int | None) -> bool:
     try:
-        if path.stat().st_size == size:
+        if size is None or path.stat().st_size == size:
             os.utime(path)
             return True
     except FileNotFoundError:

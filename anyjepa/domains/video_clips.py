@@ -54,7 +54,7 @@ def _resized(clips: Sequence[np.ndarray], boxes: np.ndarray, frames: int, size: 
     each = np.array([len(clip) for clip in clips])
     shapes = {clip.shape[1:] for clip in clips}
     images = np.concatenate(clips) if len(shapes) == 1 else [frame for clip in clips for frame in clip]
-    flat = resize_boxes(images, np.repeat(boxes, each, axis=0), size)
+    flat = resize_boxes(images, boxes, size, each)
     starts = np.cumsum(each) - each
     order = starts[:, None] + np.minimum(np.arange(frames), each[:, None] - 1)
     return flat[torch.from_numpy(order)].transpose(1, 2).contiguous()

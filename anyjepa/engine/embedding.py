@@ -95,7 +95,11 @@ def _write_shards(run: Run, samples: Samples, out: Path, shard_rows: int) -> dic
         "shard_rows": shard_rows, "labelled": samples.labels is not None,
     }  # fmt: skip
     team = crew()
-    manifest = team.told(_manifest(out, belongs))
+    found = _manifest(out, belongs)
+    if team.first and not found["shards"]:
+        # before the first part, which could otherwise not be told from one of something else
+        write_whole(_manifest_file(out), json.dumps({**belongs, **found}).encode())
+    manifest = team.told(found)
     known: dict[str, int] = manifest["shards"]
     starts = range(0, len(samples), shard_rows)
     names = [f"part-{number:05d}{out.suffix}" for number in range(len(starts))]

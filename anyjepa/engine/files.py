@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def explained(doing: str) -> Iterator[None]:
 def reason(problem: OSError) -> str:
     """What a failed read or write means for the person."""
     if problem.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "the disk is full; free some space and go on with --resume"
+        return "the disk is full; free some space and try again, a training with --resume"
     if problem.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"no permission to use {problem.filename or 'that place'}; choose another --out"
     return problem.strerror or str(problem)
@@ -68,6 +69,33 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def append_line(path: Path, row: dict[str, Any]) -> None:
-    """Add one object to a JSON-lines file."""
-    with explained(f"write {path}"), open(path, "a") as file:
-        file.write(json.dumps(row) + "\n")
+    """Add one object to a JSON-lines file; where there is no room for it the file stays as it was.
+
+    A last line that a kill cut off is taken away first, for `read_lines` reads nothing behind it.
+    """
+    with explained(f"write {path}"):
+        new = not path.exists()
+        with open(path, "ab+", buffering=0) as file:
+            whole = _whole_lines(file)
+            file.truncate(whole)
+            line = (json.dumps(row) + "\n").encode()
+            try:
+                if file.write(line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError:
+                file.truncate(whole)
+                if new:
+                    path.unlink(missing_ok=True)
+                raise
+
+
+def _whole_lines(file: FileIO) -> int:
+    """Bytes up to the end of the last whole line."""
+    size = file.seek(0, os.SEEK_END)
+    if not size:
+        return 0
+    file.seek(-1, os.SEEK_END)
+    if file.read(1) == b"\n":
+        return size
+    file.seek(0)
+    return (file.read() or b"").rfind(b"\n") + 1

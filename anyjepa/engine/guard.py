@@ -6,8 +6,6 @@ encoder, which did not move.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
@@ -31,6 +29,8 @@ class Guard:
         self.buffers = [
             buffer.detach() for name, buffer in method.named_buffers() if name in saved and buffer.numel()
         ]
+        # once: to walk through all modules in every step costs as much as to look at the gradients
+        self.parameters = [p for group in optimiser.param_groups for p in group["params"]]
         self.before = [buffer.clone() for buffer in self.buffers]
         self.optimiser = optimiser
         self.left_out, self.in_a_row, self.longest = torch.zeros(3, device=device).unbind()
@@ -40,16 +40,15 @@ class Guard:
         if self.buffers:
             torch._foreach_copy_(self.before, self.buffers)  # pyright: ignore[reportPrivateImportUsage]
 
-    def judge(self, loss: Tensor, norm: Tensor | None, parameters: Iterable[nn.Parameter]) -> Tensor:
+    def judge(self, loss: Tensor, norm: Tensor | None) -> Tensor:
         """Tell the optimiser whether to apply the step; 0-dimensional, 1.0 where it is left out.
 
         Args:
             loss: of this process.
-            norm: of all gradients, where clipping has measured it.
-            parameters: whose gradients are measured otherwise.
+            norm: of all gradients, where clipping has measured it; measured here otherwise.
         """
         if norm is None:
-            norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         norm = whole(norm)
         bad = (~(loss.detach().isfinite() & norm.isfinite())).to(self.left_out)
         if distributed.is_available() and distributed.is_initialized():

@@ -33,7 +33,8 @@ def read_many(
 
     Args:
         samples: of one source; those with a method ``read_part(index, uniforms)`` give the part that a step
-            trains on, so that no more of a long sample, such as a video, is decoded.
+            trains on, so that no more of a long sample, such as a video, is decoded; those with a method
+            ``prepare(indices)`` are told what is read next, so that they can fetch it side by side.
         indices: (n,) of the samples.
         patience: seconds that reading one may take; 0 for no limit.
         lost: samples that are known to be unreadable, and why.
@@ -46,6 +47,9 @@ def read_many(
     resident = getattr(samples, "array", None)
     if resident is not None:
         return resident[indices], []
+    prepare = getattr(samples, "prepare", None)
+    if prepare is not None:
+        prepare(indices)
     found, problems = [], []
     part = None if chances is None else getattr(samples, "read_part", None)
     for row, first in enumerate(indices):
@@ -119,7 +123,8 @@ class Steps(Dataset):
         if blocks is None:
             return _order(self.seed, epoch, len(self.samples))[start:stop]
         if self._windowed is None or self._windowed.epoch != epoch:
-            self._windowed = WindowedOrder(self.seed, epoch, blocks, max(WINDOW, 4 * self.batch_size))
+            window = max(getattr(self.samples, "window", WINDOW), 4 * self.batch_size)
+            self._windowed = WindowedOrder(self.seed, epoch, blocks, window)
         return self._windowed.take(start, stop)
 
 

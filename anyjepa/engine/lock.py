@@ -31,7 +31,8 @@ def sole_owner(run: Path) -> Iterator[None]:
                 "another --out."
             ) from None
     try:
-        holder.write_text(f"{os.getpid()} on {socket.gethostname()}")
+        with explained(f"use {run} for the run"):
+            holder.write_text(f"{os.getpid()} on {socket.gethostname()}")
         yield
     finally:
         holder.unlink(missing_ok=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -142,13 +142,13 @@ class Training:
                 return step, stopped.number
             step += 1
             values = schedule(self.recipe, step, self.steps)
+            heard = self.team.say(stopped.number, int(time.monotonic() - saved_at > 60))
             log.add(*self._step(batch, step, values))
             damaged += problems
+            told, late = heard()
+            told = told or (stopped.number if self.team.size == 1 else 0)  # alone, without waiting for a word
             every = self.settings.checkpoint_every
-            late = time.monotonic() - saved_at > 60
-            told, late = self.team.any_said(stopped.number, int(late))
-            # what is said is heard a step later, when a checkpoint may just have been made
-            due = step - saved >= (every or (2 if late else self.steps))
+            due = step - saved >= (every or (1 if late else self.steps))
             if step % self.settings.log_every == 0 or step == self.steps or told:
                 self._name_damaged(self.team.gathered(damaged))
                 damaged = []
@@ -183,9 +183,29 @@ class Training:
             # decoded data in memory is drawn faster than another process can hand it over
             resident = getattr(self.samples, "array", None) is not None
             workers = 0 if resident else min(8, max(1, torch.get_num_threads() - 1))
-        # one of several processes that gave up a wait by itself would leave the others waiting for it
-        waiting = stopped.waiting if self.team.size == 1 else nullcontext
-        return batches(loader, self.start, workers, self.fabric.device.type == "cuda", waiting)
+        pin = self.fabric.device.type == "cuda"
+        loaded = batches(loader, self.start, workers, pin, stopped.waiting)
+        return loaded if self.team.size == 1 else self._ahead(loaded, stopped)
+
+    def _ahead(self, loaded: Iterator[Any], stopped: StopSignals) -> Iterator[Any]:
+        """The same batches, of which the next is waited for before one is given.
+
+        One of several processes that gave up a wait by itself would leave the others in the middle of a step.
+        Holding a batch, it can go that step with them and tell them that there will be no other.
+        """
+        held = None
+        with suppress(Told):
+            held = next(loaded, None)
+        given_up, number = map(max, zip(*self.team.all_told((held is None, stopped.number)), strict=True))
+        if given_up:
+            stopped.number = stopped.number or number
+            raise Told
+        while held is not None:
+            following = None
+            with suppress(Told):
+                following = next(loaded, None)
+            yield held
+            held = following
 
     def _step(
         self, batch: dict[str, Tensor], step: int, values: dict[str, float]
@@ -204,7 +224,7 @@ class Training:
             norm = self.fabric.clip_gradients(
                 self.model, self.stepping, max_norm=clip, error_if_nonfinite=False
             )
-        left_out = self.guard.judge(losses["loss"], norm, self.method.parameters())
+        left_out = self.guard.judge(losses["loss"], norm)
         self.stepping.step()
         self.stepping.zero_grad()
         self.method.after_step(context)

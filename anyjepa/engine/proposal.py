@@ -134,7 +134,9 @@ def _batch(wanted: int, count: int) -> int:
 
 def _new_run(source: str) -> str:
     """``runs/NAME`` that is not there yet."""
-    last = Path(source.partition(":")[2] if source.startswith(("wds:", "hf:")) else source).expanduser()
+    last = Path(
+        source.partition(":")[2] if source.startswith(("wds:", "hf:", "hf-stream:")) else source
+    ).expanduser()
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", last.resolve().name if os.path.exists(last) else last.name)
     name = name.split(".")[0].strip("-") or "run"
     number, found = 2, f"runs/{name}"

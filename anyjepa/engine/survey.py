@@ -120,7 +120,7 @@ def survey(source: str) -> Survey:
         UserError: the path does not exist, or may not be listed.
     """
     scheme = source.partition(":")[0]
-    if scheme in ("hf", "wds", "sklearn") and not os.path.exists(source):
+    if scheme in ("hf", "hf-stream", "wds", "sklearn") and not os.path.exists(source):
         return Survey(None)
     if not os.path.exists(Path(source).expanduser()) and _is_name(source):
         return Survey(None)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.precision import DoublePrecision
-from torch import Tensor, distributed
+from torch import distributed
 
 from anyjepa.core.errors import UserError
 from anyjepa.engine.crew import Crew
@@ -63,7 +64,6 @@ class Team(Crew):
         # word of a signal must not wait for the devices' own queue
         group: Any = distributed.new_group(backend="gloo") if self.fabric.world_size > 1 else None
         super().__init__(self.fabric.global_rank, self.fabric.world_size, group)
-        self._word: tuple[Tensor, Any] | None = None
 
     def share(self, batch_size: int) -> int:
         """Samples of a batch that each process has.
@@ -78,23 +78,21 @@ class Team(Crew):
             )
         return batch_size // self.size
 
-    def any_said(self, *numbers: int) -> tuple[int, ...]:
-        """The largest of each number that any process gave one call earlier; 0 at first.
+    def say(self, *numbers: int) -> Callable[[], list[int]]:
+        """Send numbers to all; what is returned gives the largest of each that any process sent.
 
-        Late by a call, so that nobody waits: all processes learn of a signal after the same step.
+        They travel while something else is done, so that nobody waits: what is sent before a step is heard by
+        all after that step.
         """
-        if self.size == 1:
-            return numbers
-        heard: tuple[int, ...] = (0,) * len(numbers)
-        if self._word is not None:
-            word, sent = self._word
-            sent.wait()
-            heard = tuple(word.tolist())
         word = torch.tensor(numbers)
-        self._word = (
-            word,
-            distributed.all_reduce(word, distributed.ReduceOp.MAX, group=self.group, async_op=True),
-        )
+        if self.size == 1:
+            return word.tolist
+        sent: Any = distributed.all_reduce(word, distributed.ReduceOp.MAX, group=self.group, async_op=True)
+
+        def heard() -> list[int]:
+            sent.wait()
+            return word.tolist()
+
         return heard
 
     def mean(self, values: dict[str, float]) -> dict[str, float]:

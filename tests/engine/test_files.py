@@ -36,7 +36,7 @@ def test_a_failure_half_way_leaves_the_old_content(tmp_path, monkeypatch, where)
 @pytest.mark.parametrize(
     ("number", "advice"),
     [
-        (errno.ENOSPC, "the disk is full; free some space and go on with --resume"),
+        (errno.ENOSPC, "the disk is full; free some space and try again, a training with --resume"),
         (errno.EDQUOT, "the disk is full"),
         (errno.EACCES, "no permission to use /somewhere; choose another --out"),
         (errno.EROFS, "no permission"),
@@ -59,3 +59,5 @@ def test_lines_come_back_and_one_cut_off_by_a_crash_is_left_out(tmp_path):
     assert read_lines(path) == rows
     path.write_bytes(path.read_bytes()[:-5])
     assert read_lines(path) == rows[:1]
+    append_line(path, rows[1])
+    assert read_lines(path) == rows, "what is added later is not lost behind the cut line"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from small import tensors_of
+from small import FIELDS, tensors_of
 
 from anyjepa.engine.checkpoint import checkpoints
 from anyjepa.engine.files import read_lines
@@ -51,7 +51,7 @@ def weights_of(run):
 def trained(tmp_path_factory):
     """Every recipe by one process and by two, 20 steps in double precision."""
     folder = tmp_path_factory.mktemp("processes")
-    settings = {"steps": STEPS, "precision": "64-true", "seed": 3}
+    settings = {"steps": STEPS, "precision": "64-true", "seed": 3, "checkpoint_every": STEPS}
     runs = [
         {"recipe": name, "data": kind.example_data, "out": str(folder / f"two-{name}"),
          "settings": settings, "fields": without_dropout(kind)}
@@ -132,6 +132,70 @@ def test_a_signal_to_one_process_stops_both_after_the_same_step(tmp_path):
     assert errors.count("go on with --resume") == 1, errors
     assert out.count('"i-jepa"') <= 1
     assert out.count("next: anyjepa inspect") == 1, out
+
+
+@pytest.mark.parametrize(
+    ("blow", "workers", "step", "to"),
+    [
+        (signal.SIGTERM, 1, 4, "torchrun"),
+        pytest.param(signal.SIGINT, 0, 4, "all", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 0, 4, "hanging", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 0, 0, "all", marks=pytest.mark.slow),
+    ],
+)
+def test_processes_of_which_one_waits_for_its_loader_leave_together(tmp_path, blow, workers, step, to):
+    """One goes the step that it holds with the others, which are in the middle of it, and tells them."""
+    fields = {**FIELDS, "batch_size": BATCH}
+    settings = {"steps": 9, "log_every": 1, "workers": workers, "precision": "64-true"}
+    run = {"recipe": "i-jepa", "data": "digits", "out": str(tmp_path / "run"), "fields": fields}
+    asked, say = tmp_path / "asked.json", tmp_path / "say"
+    asked.write_text(json.dumps([{**run, "settings": settings, "hang": [1, step]}]))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+               str(PROGRAM), str(asked)]  # fmt: skip
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "SAY": str(say),
+    }
+    running = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    until = time.monotonic() + 60
+    while not Path(f"{say}-hangs").exists() and running.poll() is None and time.monotonic() < until:
+        time.sleep(0.05)
+    time.sleep(1)
+    began = time.monotonic()
+    for process in {"torchrun": [running.pid], "all": ranks(running.pid), "hanging": ranks(running.pid)[1:]}[
+        to
+    ]:
+        os.kill(process, blow)
+    results = [Path(f"{say}-{rank}.json") for rank in (0, 1)]
+    while not all(result.exists() for result in results) and time.monotonic() < began + 30:
+        time.sleep(0.05)
+    took = time.monotonic() - began
+    _, errors = running.communicate(timeout=60)
+    assert took < 10, errors
+    told = [json.loads(result.read_text()) for result in results]
+    assert [(one["steps"], one["stopped_by"]) for one in told] == [(step, blow)] * 2
+    found = [path.name for path in checkpoints(tmp_path / "run" / "checkpoints")]
+    assert found == ([f"step-{step:09d}"] if step else [])
+    if to == "torchrun":
+        settings = Settings(quiet=True, workers=0, device="cpu", steps=9, precision="64-true")
+        train("i-jepa", "digits", tmp_path / "run", resume=True, settings=settings)
+        train("i-jepa", "digits", tmp_path / "whole", settings=settings, **fields)
+        for key, value in tensors_of(tmp_path / "whole").items():
+            torch.testing.assert_close(tensors_of(tmp_path / "run")[key], value, atol=1e-6, rtol=1e-6)
+
+
+def ranks(launcher):
+    """Processes that torchrun started, by rank."""
+    found = {}
+    for child in (Path(f"/proc/{launcher}/task/{launcher}/children").read_text()).split():
+        words = dict(w.partition("=")[::2] for w in Path(f"/proc/{child}/environ").read_text().split("\0"))
+        if "RANK" in words:
+            found[int(words["RANK"])] = int(child)
+    return [found[rank] for rank in sorted(found)]
 
 
 def test_a_shell_within_an_allocation_trains_alone_and_a_job_with_all_its_tasks(monkeypatch):
