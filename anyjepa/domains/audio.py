@@ -16,8 +16,9 @@ from anyjepa.domains.audio_drawing import painted_spectrogram, spectrogram_figur
 from anyjepa.domains.audio_files import SOUNDS
 from anyjepa.domains.audio_mel import LogMel
 from anyjepa.domains.audio_patches import cut_windows
-from anyjepa.domains.audio_samples import ArraySounds, AudioSamples
+from anyjepa.domains.audio_samples import AudioSamples
 from anyjepa.domains.audio_sources import open_audio
+from anyjepa.domains.audio_stores import ArraySounds
 
 __all__ = ["Audio"]
 
@@ -68,7 +69,11 @@ class Audio(Domain):
                 continue
             whole = torch.from_numpy(np.pad(sound, (0, max(0, log_mel.window - len(sound)))))
             mel = log_mel(whole[None]).double()
-            count, total, square = count + mel.numel(), total + float(mel.sum()), square + float((mel**2).sum())
+            count, total, square = (
+                count + mel.numel(),
+                total + float(mel.sum()),
+                square + float((mel**2).sum()),
+            )
             seconds.append(len(sound) / rate)
             level.append(float(np.sqrt(np.mean(np.square(sound, dtype=np.float64)))))
         if not count:
@@ -101,7 +106,9 @@ class Audio(Domain):
     def doubts(self, samples: Samples, facts: dict) -> list[str]:
         """Sound in which nothing changes."""
         if facts["std"] < LEAST_SPREAD:
-            return [f"the log-mel hardly changes (deviation {facts['std']:.2g}): there is nothing to predict."]
+            return [
+                f"the log-mel hardly changes (deviation {facts['std']:.2g}): there is nothing to predict."
+            ]
         return []
 
     def raw(self, batch: dict[str, Tensor], facts: dict) -> Float[Tensor, "n features"]:

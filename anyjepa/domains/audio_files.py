@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -23,6 +24,7 @@ RATES = (100.0, 1_000_000.0)  # samples a second that a file may state
 CHANNELS = 256
 DENSEST = 4096  # samples that a byte of a file can stand for: a frame of silence in FLAC
 AT_ONCE = 2**16  # samples of each channel that are decoded together
+BORROWED = 16 * 1152  # samples of MP3 that are decoded ahead
 BROKEN_OFF = 0.1  # share of a stretch that may be missing at its end: MP3 only estimates its length
 HALF_WIDTH = 32  # of the filter, in samples of the lower rate
 CUT_OFF, SIDE_LOBES = 0.91, 9.0  # with this width nothing above half of the lower rate is left by 90 dB
@@ -43,16 +45,23 @@ class Header:
         return self.samples / self.rate
 
 
+DAMAGE = (OSError, ValueError, TypeError, ArithmeticError, RuntimeError, MemoryError)
+
+
 @contextmanager
-def _opened(content: str | bytes, identity: str) -> Any:
+def _opened(content: str | bytes, identity: str) -> Iterator[Any]:
     soundfile = require("soundfile", "audio")
     try:
-        with soundfile.SoundFile(io.BytesIO(content) if isinstance(content, bytes) else content) as file:
-            yield file
-    except (soundfile.SoundFileError, OSError, ValueError, TypeError, RuntimeError) as problem:
-        words = getattr(problem, "error_string", None) or getattr(problem, "strerror", None) or str(problem)
-        line = (str(words).splitlines() or [type(problem).__name__])[0].rstrip(".")
-        raise BadSample(identity, f"is no sound that opens ({line})") from None
+        file = soundfile.SoundFile(io.BytesIO(content) if isinstance(content, bytes) else content)
+    except DAMAGE as problem:
+        raise BadSample(identity, f"is no sound that opens ({_words(problem)})") from None
+    with file:
+        yield file
+
+
+def _words(problem: Exception) -> str:
+    said = getattr(problem, "error_string", None) or getattr(problem, "strerror", None) or str(problem)
+    return (str(said).splitlines() or [type(problem).__name__])[0].rstrip(".")
 
 
 def read_header(content: str | bytes, identity: str) -> Header:
@@ -62,7 +71,7 @@ def read_header(content: str | bytes, identity: str) -> Header:
     """
     with _opened(content, identity) as file:
         header = Header(float(file.samplerate), int(file.frames), int(file.channels))
-    size = len(content) if isinstance(content, bytes) else os.stat(content).st_size
+    size = len(content) if isinstance(content, bytes) else os.path.getsize(content)
     if not RATES[0] <= header.rate <= RATES[1]:
         raise BadSample(identity, f"says it has {header.rate:g} samples a second")
     if not 1 <= header.channels <= CHANNELS:
@@ -80,20 +89,26 @@ def read_stretch(content: str | bytes, identity: str, start: int, stop: int) -> 
     content: path of a sound file, or its bytes. Files of whole numbers are divided by their range.
     Raises BadSample where nothing decodes, a tenth of the stretch is missing, or a value is not finite.
     """
-    parts, wanted = [], stop - start
+    parts, reason = [], ""
     with _opened(content, identity) as file:
-        if start:
-            file.seek(start)
-        while wanted > 0:
-            part = file.read(min(wanted, AT_ONCE), dtype="float32", always_2d=True)
-            if not len(part):
-                break
-            parts.append(part.mean(axis=1))
-            wanted -= len(part)
-    if not parts or wanted > BROKEN_OFF * (stop - start):
-        found = sum(map(len, parts))
-        raise BadSample(identity, f"breaks off after {found:,} of {stop - start:,} samples")
-    return _finite(np.concatenate(parts), identity)
+        # a frame of MP3 borrows bits from those before it, and is silent without them
+        ahead = min(start, BORROWED) if file.format in ("MP3", "MPEG") else 0
+        wanted = stop - start + ahead
+        try:
+            if start > ahead:
+                file.seek(start - ahead)
+            while wanted > 0:
+                part = file.read(min(wanted, AT_ONCE), dtype="float32", always_2d=True)
+                if not len(part):
+                    break
+                parts.append(part.mean(axis=1))
+                wanted -= len(part)
+        except DAMAGE as problem:
+            reason = f" ({_words(problem)})"
+    found = np.concatenate(parts)[ahead:] if parts else np.zeros(0, np.float32)
+    if len(found) < (1 - BROKEN_OFF) * (stop - start):
+        raise BadSample(identity, f"breaks off after {len(found):,} of {stop - start:,} samples{reason}")
+    return _finite(found, identity)
 
 
 def _finite(sound: np.ndarray, identity: str) -> np.ndarray:

@@ -119,7 +119,9 @@ class SpectrogramBlocks:
         best = chosen.argmin(1, keepdim=True)
         number = torch.arange(self.context_width, device=context.device)
         present = free | (none[:, None] & (number == best))
-        return AudioMasks(torch.where(present, context, context.gather(1, best)), targets, none, present, weights)
+        return AudioMasks(
+            torch.where(present, context, context.gather(1, best)), targets, none, present, weights
+        )
 
     def blocks(self, columns: Int[Tensor, " batch"], generator: Generator) -> Blocks:
         """Target blocks (batch, M): `Blocks` of which rows are columns of time."""

@@ -34,8 +34,8 @@ def mel_filters(bands: int, points: int, rate: float, low: float, high: float) -
         rate: samples a second.
         low, high: where the first begins and the last ends, in Hz.
     """
-    edges = torch.tensor([low, high], dtype=torch.float64)
-    corners = torch.linspace(*hertz_to_mel(edges).tolist(), bands + 2, dtype=torch.float64)
+    ends = hertz_to_mel(torch.tensor([low, high], dtype=torch.float64))
+    corners = torch.linspace(float(ends[0]), float(ends[1]), bands + 2, dtype=torch.float64)
     bins = hertz_to_mel(torch.arange(points // 2 + 1, dtype=torch.float64) * (rate / points))[:, None]
     rise = (bins - corners[:-2]) / (corners[1:-1] - corners[:-2])
     fall = (corners[2:] - bins) / (corners[2:] - corners[1:-1])

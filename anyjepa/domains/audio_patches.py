@@ -100,7 +100,9 @@ class MelPatches(nn.Module):
         """The values of each patch, frame by frame; frames after the last whole column are left out."""
         time, bands = self.patch
         whole = mel[:, : mel.shape[1] // time * time]
-        return whole.unflatten(2, (-1, bands)).unflatten(1, (-1, time)).transpose(2, 3).flatten(3).flatten(1, 2)
+        return (
+            whole.unflatten(2, (-1, bands)).unflatten(1, (-1, time)).transpose(2, 3).flatten(3).flatten(1, 2)
+        )
 
     def forward(self, batch: dict[str, Tensor], keep: Int[Tensor, "batch kept"] | None = None) -> Tokens:
         """Tokens of ``batch["mel"]`` (batch, frames, bands), standardised: all, or those at `keep`.

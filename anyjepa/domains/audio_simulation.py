@@ -59,7 +59,9 @@ def spoken_vowels(split: str | None, rate: float) -> tuple[list[np.ndarray], np.
         # the integral of a pitch that goes in a straight line
         cycles = pitch[clip] * (time * (1 - change / 2) + change * time * share / 2)
         ends = number * pitch[clip] * np.array([1 - change / 2, 1 + change / 2])
-        first, last = _loudness(ends, formants[label // 2] * tract[clip], rate).T.astype(np.float32)[:, :, None]
+        first, last = _loudness(ends, formants[label // 2] * tract[clip], rate).T.astype(np.float32)[
+            :, :, None
+        ]
         waves = np.sin(((2 * np.pi * cycles)[None] * number).astype(np.float32))
         voice = ((first + (last - first) * share) * waves).sum(axis=0)
         voice *= np.minimum(1.0, np.minimum(time, seconds[clip] - time) / 0.05)

@@ -14,17 +14,16 @@ import numpy as np
 from anyjepa.core.errors import BadSample, UserError, nearest, require
 from anyjepa.domains import hub
 from anyjepa.domains.audio_files import SOUNDS
-from anyjepa.domains.audio_samples import (
+from anyjepa.domains.audio_samples import AudioSamples, Reading
+from anyjepa.domains.audio_simulation import CLASSES, spoken_vowels
+from anyjepa.domains.audio_stores import (
     ArraySounds,
-    AudioSamples,
     FileSounds,
     HubSounds,
     PackSounds,
-    Reading,
     ShardSounds,
     Sounds,
 )
-from anyjepa.domains.audio_simulation import CLASSES, spoken_vowels
 from anyjepa.domains.image_arrays import LABEL_KEYS, array_labels
 from anyjepa.domains.image_sources import _shard_labels
 from anyjepa.domains.label_files import groups_from_file, labels_from_file
@@ -183,10 +182,18 @@ def _members_of(shards: TarShards, row: int) -> list[str]:
     return [name for name, places in shards.members.items() if places[row, 0] >= 0]
 
 
-def _from_hub(source: str, name: str, labels: str | None, split: str | None, reading: Reading) -> AudioSamples:
+def _from_hub(
+    source: str, name: str, labels: str | None, split: str | None, reading: Reading
+) -> AudioSamples:
+    folder = name.partition(":")[0]
+    if os.path.isdir(folder) and list_files(folder, SOUNDS):
+        raise UserError(f"{folder} is a folder of sound files: type it without hf:.")
     table = hub.open_hub(name, split)
     sound_kind = require("datasets", "hub").Audio
-    columns = [column for column, kind in table.features.items() if isinstance(kind, sound_kind)]
+    columns = [
+        column for column, kind in table.features.items()
+        if isinstance(kind, sound_kind) or (isinstance(kind, dict) and {"bytes", "path"} <= kind.keys())
+    ]  # fmt: skip
     if not columns:
         raise UserError(
             f"{source} has no column of sounds, only {', '.join(table.column_names)}: give one that has."
@@ -256,7 +263,9 @@ def _from_array(
         raise UserError(f"{source} does not say how many samples a second it has: say it with --array-rate.")
     if not (np.isfinite(rate) and rate > 0):
         raise UserError(f"{source} says it has {rate:g} samples a second: put the rate right.")
-    return _assembled(source, ArraySounds(_arranged(values, source), rate), kind, labels, given, classes, reading)
+    return _assembled(
+        source, ArraySounds(_arranged(values, source), rate), kind, labels, given, classes, reading
+    )
 
 
 def _arranged(values: np.ndarray, source: str) -> np.ndarray:
