@@ -87,6 +87,11 @@ class MelPatches(nn.Module):
         # sound that never varies carries nothing; dividing by its zero would make it everything
         self.register_buffer("std", torch.tensor((float(std) if std > 0 else 1.0) / deviation))
 
+    @property
+    def rows(self) -> int:
+        """Of patches: how many lie above one another."""
+        return self.log_mel.bands // self.patch[1]
+
     def spectrogram(self, sound: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch frames bands"]:
         """The standardised log-mel."""
         return (self.log_mel(sound) - self.mean) / self.std
@@ -112,8 +117,7 @@ class MelPatches(nn.Module):
         """
         mel = batch["mel"]
         cut = self.patches(mel)
-        rows = mel.shape[2] // self.patch[1]
-        places = grid(mel.shape[1] // self.patch[0], rows, device=mel.device).to(mel.dtype)
+        places = grid(mel.shape[1] // self.patch[0], self.rows, device=mel.device).to(mel.dtype)
         present = None
         if "columns" in batch:
             present = places[0, :, 0] < batch["columns"][:, None]

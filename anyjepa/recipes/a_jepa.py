@@ -84,6 +84,9 @@ class AJepa(Recipe):
     context_scale: tuple[float, float] = (0.85, 1.0)  # share of the spectrogram the context block covers
     least_context: float = 0.15  # share of the tokens that the context never falls below
     hidden: float = 0.5  # random masks: share of the tokens that is predicted
+    pooling: Literal["mean", "bands"] = (
+        "bands"  # embedding: mean of all tokens, or of each row of frequencies
+    )
     teacher: Literal["ema", "none", "collapse"] = "ema"  # EMA, the same encoder stopped, or not even stopped
     momentum: tuple[float, float] = (0.996, 1.0)  # of the teacher at the first and the last step
     objective: Literal["l2", "l1", "smooth-l1", "cosine"] = "l2"  # distance to the target tokens
@@ -157,6 +160,7 @@ class AJepa(Recipe):
         return AudioJepa(
             encoder, predictor, target, easy, hard, inverse_share if falling else hard_share,
             log_mel.samples(self.frames), self.fill, self.gain, self.objective, self.normalise_targets,
+            self.pooling,
         )  # fmt: skip
 
     def samplers(self) -> tuple[Sampler | None, Sampler | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -60,6 +61,7 @@ class AudioJepa(MaskedJepa):
         fill: of clips that are shorter, as of `cut_windows`.
         gain: largest change of loudness in training, in decibels.
         distance: of predicted and target tokens, a key of `DISTANCES`.
+        pooling: "mean" of all tokens, or "bands": the mean over time of each row of frequencies, side by side.
         normalise_targets: layer-normalise the target tokens.
     """
 
@@ -76,6 +78,7 @@ class AudioJepa(MaskedJepa):
         gain: float,
         distance: str,
         normalise_targets: bool,
+        pooling: Literal["mean", "bands"] = "mean",
     ) -> None:
         first = easy or hard
         assert first is not None
@@ -83,6 +86,7 @@ class AudioJepa(MaskedJepa):
         self.easy, self.hard, self.share = easy, hard, share
         self.samples, self.gain, self.distance = samples, gain, distance
         self.fill: Fill = fill
+        self.pooling = pooling
 
     def _distance(self, predicted: Tensor, goal: Tensor) -> Tensor:
         return DISTANCES[self.distance](predicted, goal).mean()
@@ -160,7 +164,7 @@ class AudioJepa(MaskedJepa):
         return self.backbone(self.prepared(batch))
 
     def embed(self, batch: Batch) -> Float[Tensor, "batch dim"]:
-        """Mean of the backbone's tokens that are present, then of the windows that cover the clip."""
+        """The backbone's tokens pooled over the columns that are present, then over the clip's windows."""
         sound, length = batch["audio"], batch.get("length")
         if length is None:
             length = torch.full((sound.shape[0],), int(sound.shape[1]), device=sound.device)
@@ -180,7 +184,17 @@ class AudioJepa(MaskedJepa):
         return total / has.sum(1, keepdim=True)
 
     def _embedded(self, sound: Tensor, length: Tensor, start: Tensor) -> Tensor:
-        return pooled(self.backbone(self._mel(*cut_windows(sound, length, start, self.samples, self.fill))))
+        tokens = self.backbone(self._mel(*cut_windows(sound, length, start, self.samples, self.fill)))
+        return pooled(tokens) if self.pooling == "mean" else pooled(self._by_time(tokens))
+
+    def _by_time(self, tokens: Tokens) -> Tokens:
+        """The tokens of one time side by side, as one wide token."""
+        rows = self._patches.rows
+        return Tokens(
+            tokens.values.unflatten(1, (-1, rows)).flatten(2),
+            tokens.coordinates[:, ::rows],
+            None if tokens.present is None else tokens.present[:, ::rows],
+        )
 
     def views(self, batch: Batch, context: Context, count: int) -> Float[Tensor, "batch views dim"]:
         """The context encoder's pooled tokens under `count` different context masks."""
