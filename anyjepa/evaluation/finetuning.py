@@ -157,9 +157,7 @@ def _begun(
     method.requires_grad_(False)
     method.backbone.requires_grad_(True)
     _deepen_drop_path(method.backbone, settings.drop_path)
-    for module in method.backbone.modules():
-        if isinstance(module, Attention):
-            module.unread = settings.unread
+    _unread(method.backbone, settings.unread)
     mean, scale = features.mean(0), features.std(0, correction=0)
     scale = torch.where(scale > 1e-6 * mean.abs().clamp(min=1e-30), scale, torch.ones_like(scale))
     network = TunedEncoder(method.to(run.device), mean, scale, answers.width, settings.head_dropout)
@@ -190,6 +188,12 @@ def _deepen_drop_path(backbone: nn.Module, rate: float) -> None:
     for number, block in enumerate(blocks):
         own = [part for part in (block.drop or ()) if not isinstance(part, DropPath)]
         block.drop = nn.Sequential(*own, DropPath(rate * number / max(1, len(blocks) - 1)))
+
+
+def _unread(backbone: nn.Module, rate: float) -> None:
+    for module in backbone.modules():
+        if isinstance(module, Attention):
+            module.unread = rate
 
 
 def _size(samples: int, settings: FineTuning) -> int:

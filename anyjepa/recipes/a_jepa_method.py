@@ -61,7 +61,7 @@ class AudioJepa(MaskedJepa):
         fill: of clips that are shorter, as of `cut_windows`.
         gain: largest change of loudness in training, in decibels.
         distance: of predicted and target tokens, a key of `DISTANCES`.
-        pooling: "mean" of all tokens, or "bands": the mean over time of each row of frequencies, side by side.
+        pooling: "mean" of all tokens, or "bands": the mean over time of each row of frequencies.
         normalise_targets: layer-normalise the target tokens.
     """
 
