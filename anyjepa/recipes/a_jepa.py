@@ -21,10 +21,40 @@ from anyjepa.domains.audio_patches import MelPatches
 from anyjepa.recipes import Recipe, flag
 from anyjepa.recipes.a_jepa_method import AudioJepa, Sampler, hard_share, inverse_share
 
+LONG = 192  # frames of a window where clips are long
+
 
 @dataclass(frozen=True, kw_only=True)
 class AJepa(Recipe):
     """A-JEPA (Fei, Fan and Huang 2023, arXiv:2311.15830).
+
+    A log-mel spectrogram is cut into patches. A context encoder sees some of them; a predictor must guess
+    the tokens that a teacher, the encoder's exponential moving average, gives to hidden ones, having heard
+    the whole. The distance is squared. The loudness of every sound is changed by up to 6 dB.
+
+    The defaults are the paper's ViT-B: sound of 16 kHz, 128 mel bands, 1,024 frames of 10 ms, patches of
+    16 x 16. No code was released and the text is silent on much: momentum, warm-up and weight decay here are
+    I-JEPA's, targets are layer-normalised as there, standardised log-mel has a deviation of one half as in
+    AST and Audio-MAE (by statistics of your own data). The front end is Kaldi's, as theirs.
+
+    ``--mask curriculum`` is the paper's: more and more of the steps, by the square root of the training done,
+    have hard masks (three small blocks) instead of easy ones (four large blocks); ``inverse`` goes the other
+    way. What "time-frequency aware" hides beside the blocks could not be established; ``--geometry`` of hard
+    masks has three readings: ``rect`` (nothing more), ``cross`` (the context also loses all patches of the
+    same time, and those of the same frequencies nearby) and ``strip`` (blocks are whole stretches of time and
+    whole bands). Taken literally, over the whole spectrogram, a cross leaves no context in most draws. Sizes
+    are shares of the grid, for square blocks do not fit a long thin one.
+
+    MEASURED
+
+    The embedding averages the teacher's tokens over time, each row of frequencies by itself, and sets the
+    rows side by side, since their mean (``--pooling mean``, as the paper fine-tunes) forgets which frequency
+    was which. A clip longer than a window is covered by several. A shorter one is repeated from its beginning
+    (the paper), or with ``--fill silence`` what lies behind it is neither seen, predicted nor pooled.
+
+    Regularised masking, the paper's way of fine-tuning, is ``anyjepa evaluate --probe finetune --unread
+    0.1``. Who speaks, so that no speaker is on both sides of a split, is read from names by ``--labels
+    'name:(?P<label>[0-9])_(?P<group>[a-z]+)_'`` (of ``7_jackson_3.wav``), or from a table.
 
     ``anyjepa train a-jepa --data sounds/ --out runs/sound --preset tiny``
     """
@@ -125,8 +155,8 @@ class AJepa(Recipe):
 
     @classmethod
     def advice(cls, samples: Samples, facts: dict[str, Any]) -> dict[str, Any]:
-        """Longer clips are seen by longer windows, as far as a small machine goes, and richer sound finer."""
-        return {}
+        """Long clips are seen by windows of two seconds."""
+        return {"frames": LONG} if facts["seconds"] >= LONG * facts["hop"] else {}
 
     @property
     def grid(self) -> tuple[int, int]:
