@@ -66,11 +66,10 @@ class AJepa(Recipe):
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {},
         "tiny": {
-            "rate": 8000.0, "mels": 64, "fft": 512, "frames": 64, "patch": (8, 8),
-            "width": 64, "depth": 4, "heads": 4,
+            "rate": 8000.0, "mels": 32, "frames": 64, "patch": (8, 8), "width": 64, "depth": 3, "heads": 4,
             "predictor_width": 48, "predictor_depth": 2, "predictor_heads": 4, "initial_std": 0.0,
-            "epochs": 60.0, "warmup_epochs": 6.0, "batch_size": 64, "momentum": (0.99, 1.0),
-            "start_learning_rate": 1e-4, "learning_rate": 1.5e-3,
+            "mask": "random", "epochs": 40.0, "warmup_epochs": 4.0, "batch_size": 32,
+            "momentum": (0.99, 1.0), "start_learning_rate": 1e-4, "learning_rate": 1.5e-3,
             "weight_decay": 0.05, "final_weight_decay": 0.05,
         },
     }  # fmt: skip
@@ -114,9 +113,7 @@ class AJepa(Recipe):
     context_scale: tuple[float, float] = (0.85, 1.0)  # share of the spectrogram the context block covers
     least_context: float = 0.15  # share of the tokens that the context never falls below
     hidden: float = 0.5  # random masks: share of the tokens that is predicted
-    pooling: Literal["mean", "bands"] = (
-        "bands"  # embedding: mean of all tokens, or of each row of frequencies
-    )
+    pooling: Literal["mean", "bands"] = "bands"  # all tokens, or each row of frequencies by itself
     teacher: Literal["ema", "none", "collapse"] = "ema"  # EMA, the same encoder stopped, or not even stopped
     momentum: tuple[float, float] = (0.996, 1.0)  # of the teacher at the first and the last step
     objective: Literal["l2", "l1", "smooth-l1", "cosine"] = "l2"  # distance to the target tokens

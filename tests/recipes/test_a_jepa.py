@@ -17,7 +17,7 @@ RATE = 8000.0
 FACTS = {"rate": RATE, "mean": -5.0, "std": 3.0}
 SMALL = {
     "width": 24, "depth": 2, "heads": 2, "predictor_width": 16, "predictor_depth": 1, "predictor_heads": 2,
-    "frames": 32, "patch": (8, 16),
+    "frames": 32, "patch": (8, 8),
 }  # fmt: skip
 
 
