@@ -29,6 +29,9 @@ class Attention(nn.Module):
         heads: must divide the width.
         bias: of the projections.
         dropout: share of attention weights dropped in training.
+
+    Attributes: unread: share of the tokens that none may read in training, drawn anew each time (the
+    regularised masking of A-JEPA's fine-tuning). They stay: what they become comes from the others alone.
     """
 
     def __init__(self, width: int, heads: int, bias: bool = True, dropout: float = 0.0) -> None:
@@ -36,6 +39,7 @@ class Attention(nn.Module):
         if width % heads:
             raise ValueError(f"a width of {width} cannot be shared out over {heads} heads")
         self.heads, self.dropout = heads, dropout
+        self.unread = 0.0
         self.qkv = nn.Linear(width, 3 * width, bias=bias)
         self.out = nn.Linear(width, width, bias=bias)
 
@@ -65,6 +69,8 @@ class Attention(nn.Module):
         if angles is not None:
             queries = rotate(queries, angles[:, -queries.shape[2] :])
             keys = rotate(keys, angles)
+        if self.training and self.unread:
+            present = self._readable(x, present)
         mask = None if present is None else present[:, None, None, :]
         if allowed is not None:
             allowed = allowed[-queries.shape[2] :]
@@ -72,6 +78,12 @@ class Attention(nn.Module):
         dropped = self.dropout if self.training else 0.0
         attended = functional.scaled_dot_product_attention(queries, keys, values, mask, dropped)
         return self.out(attended.transpose(1, 2).flatten(-2))
+
+    def _readable(self, x: Tensor, present: Tensor | None) -> Tensor:
+        """(batch, tokens): a random choice of those that are present, or all where none would be left."""
+        there = torch.ones_like(x[..., 0], dtype=torch.bool) if present is None else present
+        kept = there & (torch.rand_like(x[..., 0], dtype=torch.float32) >= self.unread)
+        return torch.where(kept.any(1, keepdim=True), kept, there)
 
 
 class DropPath(nn.Module):

@@ -16,7 +16,7 @@ from torch.nn import functional
 from anyjepa.core.errors import UserError
 from anyjepa.core.method import Batch, Context, Method
 from anyjepa.core.schedules import warmup_cosine
-from anyjepa.core.transformer import Block, DropPath
+from anyjepa.core.transformer import Attention, Block, DropPath
 from anyjepa.engine.loading import read_many
 from anyjepa.engine.randomness import step_generator, uniforms
 from anyjepa.engine.run import Run, build_method
@@ -43,6 +43,7 @@ class FineTuning:
     warmup: float = 0.1  # share of the steps in which the learning rate rises
     frozen: float = 0.0  # share of the steps in which only tokens, positions and head are trained
     drop_path: float = 0.0  # stochastic depth of the last block, rising from 0; 0 leaves the recipe's own
+    unread: float = 0.0  # share of the tokens that each block's attention may not read (A-JEPA: 0.1)
     head_dropout: float = 0.0  # share of the embedding dropped in front of the head
     label_smoothing: float = 0.0  # share of a class label's weight that goes to all classes
     clip: float = 1.0  # largest gradient norm
@@ -58,7 +59,7 @@ class FineTuning:
         for name in ("layer_decay", "scratch_layer_decay"):
             if not 0 < getattr(self, name) <= 1:
                 raise UserError(f"--{name.replace('_', '-')} lies between 0 and 1, such as 0.75.")
-        for name in ("warmup", "frozen", "drop_path", "head_dropout", "label_smoothing"):
+        for name in ("warmup", "frozen", "drop_path", "unread", "head_dropout", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(
                     f"--{name.replace('_', '-')} is a share from 0 up to 1, not {getattr(self, name)}."
@@ -156,6 +157,7 @@ def _begun(
     method.requires_grad_(False)
     method.backbone.requires_grad_(True)
     _deepen_drop_path(method.backbone, settings.drop_path)
+    _unread(method.backbone, settings.unread)
     mean, scale = features.mean(0), features.std(0, correction=0)
     scale = torch.where(scale > 1e-6 * mean.abs().clamp(min=1e-30), scale, torch.ones_like(scale))
     network = TunedEncoder(method.to(run.device), mean, scale, answers.width, settings.head_dropout)
@@ -186,6 +188,12 @@ def _deepen_drop_path(backbone: nn.Module, rate: float) -> None:
     for number, block in enumerate(blocks):
         own = [part for part in (block.drop or ()) if not isinstance(part, DropPath)]
         block.drop = nn.Sequential(*own, DropPath(rate * number / max(1, len(blocks) - 1)))
+
+
+def _unread(backbone: nn.Module, rate: float) -> None:
+    for module in backbone.modules():
+        if isinstance(module, Attention):
+            module.unread = rate
 
 
 def _size(samples: int, settings: FineTuning) -> int:
