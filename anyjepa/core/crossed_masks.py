@@ -167,7 +167,7 @@ class CrossedSets:
         # one order of the rows parts them: first the visible, then the hidden, then those that are neither
         order = uniform((batch, self.rows), generator).argsort(1)
         parts = order.split([plan.visible, plan.hidden, self.rows - plan.visible - plan.hidden], dim=1)
-        visible, hidden, neither = parts
+        visible, hidden, _ = parts
         context = self._tokens(visible, plan.seen, device)
         across_rows = self._tokens(hidden, plan.block, device)
         across_columns, across_both = [], []

@@ -141,8 +141,8 @@ class Fmri(Domain):
             )
         if facts["temporal_share"] < 1 - OFFSET:
             found.append(
-                f"only {facts['temporal_share']:.1%} of the variance is over time, the rest are offsets of runs: "
-                "keep --normalise region."
+                f"only {facts['temporal_share']:.1%} of the variance is over time, the rest are offsets of "
+                "runs: keep --normalise region."
             )
         return found
 
@@ -181,7 +181,8 @@ class Fmri(Domain):
     def figure(
         self, batch: dict[str, Tensor], index: int, facts: dict, colours: Tensor | None = None
     ) -> str | None:
-        """The carpet with axes and each region's place along the first gradient; whole, beside a gradient map.
+        """The carpet with axes and each region's place along the first gradient; whole, beside a gradient
+        map.
 
         ``colours`` (tokens, 3) shade stretches of regions.
         """

@@ -71,8 +71,8 @@ def drawn(
     if whole:
         parts.append(_map(table, regions, left + WIDTH + 40))
     return (
-        f'<svg class="wide" viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{len(series)} regions over '
-        f'{series.shape[1] * step:.0f} seconds" style="max-width:{2 * width:.0f}px;width:100%;display:block" '
+        f'<svg class="wide" viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{len(series)} regions '
+        f'over {series.shape[1] * step:.0f} seconds" style="max-width:{2 * width:.0f}px;width:100%;display:block" '
         'xmlns="http://www.w3.org/2000/svg">'
         "<style>.fmri text{font:11px system-ui,sans-serif;fill:#333}.fmri circle{stroke:#444;stroke-width:.5}"
         ".fmri path{stroke:#777;stroke-width:.8;fill:none}</style>"
@@ -148,7 +148,8 @@ def _map(table: np.ndarray, regions: Sequence[str], left: float) -> str:
     return (
         f'<path d="M{left:g} {TOP:g}v{HEIGHT:g}h{MAP:g}"/>{"".join(dots)}'
         f'<text x="{left + MAP:g}" y="{low + 15:g}" text-anchor="end">gradient 1</text>'
-        f'<text transform="translate({left - 6:g} {TOP + 4:g}) rotate(-90)" text-anchor="end">gradient 2</text>'
+        f'<text transform="translate({left - 6:g} {TOP + 4:g}) rotate(-90)" text-anchor="end">'
+        "gradient 2</text>"
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-__all__ = ["affinity", "connectivity", "diffusion_map", "gradients", "fisher"]
+__all__ = ["affinity", "connectivity", "diffusion_map", "fisher", "gradients"]
 
 FEWEST_KEPT = 10  # entries of a row, however few regions there are
 SLOWEST = 0.999  # eigenvalue that counts as such: a network in pieces would have coordinates without end
@@ -38,7 +38,8 @@ def fisher(correlations: Float[np.ndarray, "*any"]) -> Float[np.ndarray, "*any"]
 
 
 def affinity(matrix: Square, sparsity: float = 0.9) -> Square:
-    """Cosine of the rows of a matrix of connectivity of which only the strongest entries are kept, at least 0.
+    """Cosine of the rows of a matrix of connectivity of which only the strongest entries are kept, at least
+    0.
 
     Args:
         matrix: how strongly every two regions are connected.

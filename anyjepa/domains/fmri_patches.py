@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from anyjepa.core.positions import SinCos, grid
 from anyjepa.core.tokens import Tokens, take
 
-__all__ = ["BoldPatches", "GradientPositions", "NORMALISATIONS", "Normalisation"]
+__all__ = ["NORMALISATIONS", "BoldPatches", "GradientPositions", "Normalisation"]
 
 Normalisation = Literal["region", "robust", "matrix"]
 NORMALISATIONS = ("region", "robust", "matrix")
@@ -23,16 +23,16 @@ SHUFFLED = 1  # seed of the control in which regions have one another's gradient
 class BoldPatches(nn.Module):
     """Normalise series (batch, regions, time) and project each stretch of `patch` time points of a region.
 
-    Tokens are in the order of regions, each with all its stretches, at coordinates (region, stretch). A region
-    that was not recorded is 0, its mean.
+    Tokens are in the order of regions, each with all its stretches, at coordinates (region, stretch). A
+    region that was not recorded is 0, its mean.
 
     Args:
         patch: time points of a token.
         width: of the tokens.
         median, spread: of each region: median and interquartile range, over runs, of its mean over time.
-        normalise: ``region``: each region of each sample has mean 0 and deviation 1 over time; ``robust``: less
-            the median, divided by the spread (as released for pre-training); ``matrix``: one mean and one
-            deviation for all regions of a sample (as released for fine-tuning).
+        normalise: ``region``: each region of each sample has mean 0 and deviation 1 over time; ``robust``:
+            less the median, divided by the spread (as released for pre-training); ``matrix``: one mean and
+            one deviation for all regions of a sample (as released for fine-tuning).
     """
 
     median: Tensor
@@ -92,8 +92,8 @@ class GradientPositions(nn.Module):
     Args:
         width: of the vectors; its half must be even.
         gradients: (regions, components) table, fixed.
-        kind: ``gradient``; controls are ``shuffled`` (regions have one another's gradients) and ``learned`` (a
-            vector of its own for each region, stretched alike).
+        kind: ``gradient``; controls are ``shuffled`` (regions have one another's gradients) and ``learned``
+            (a vector of its own for each region, stretched alike).
 
     Raises:
         ValueError: the width cannot be halved so.
@@ -107,7 +107,7 @@ class GradientPositions(nn.Module):
         super().__init__()
         if width % 4:
             raise ValueError(f"a width of {width} has no even half for time: it must be a multiple of 4")
-        table = torch.as_tensor(np.asarray(gradients), dtype=torch.float32)
+        table = torch.tensor(np.asarray(gradients), dtype=torch.float32)
         if kind == "shuffled":
             table = table[torch.randperm(len(table), generator=torch.Generator().manual_seed(SHUFFLED))]
         elif kind == "learned":

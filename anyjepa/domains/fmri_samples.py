@@ -165,7 +165,7 @@ class FmriSamples:
         return name if self._parts[run] == 1 else f"{name}@{start:g}s"
 
     def fingerprint(self) -> str:
-        """Digest of all names and lengths, and of the sizes of at most 4,096 runs; of an array, of 64 rows."""
+        """Digest of names, lengths and the sizes of at most 4,096 runs; of an array, of 64 rows."""
         digest = hashlib.sha256(f"{len(self)} {len(self.regions)} {self.step}\n".encode())
         for index in range(len(self)):
             digest.update(f"{self.identity(index)} {self.points(index)}\n".encode("utf-8", "surrogateescape"))

@@ -1,4 +1,4 @@
-"""Simulated resting-state fMRI: networks of regions along a gradient, and subjects who differ in two traits."""
+"""Simulated resting-state fMRI: networks of regions along a gradient, and subjects of three kinds."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ __all__ = ["CLASSES", "NETWORKS", "REPETITION_TIME", "simulated"]
 
 NETWORKS = ("visual", "somatomotor", "attention", "salience", "limbic", "control", "default")
 """From the sensory to the transmodal end of the gradient."""
-REGIONS = 6  # of each network
-CLASSES = ["coupled, fast", "coupled, slow", "opposed, fast", "opposed, slow"]
+REGIONS = 4  # of each network
+CLASSES = ["flat", "steep", "reversed"]
+MEMORY, STEEPNESS = 5.0, 0.6
 SUBJECTS = {"train": 320, "test": 160}
 RUNS = 1  # of each subject
-VOLUMES = 120
+VOLUMES = 90
 REPETITION_TIME = 2.0  # seconds
 LEVEL, SWING = 9000.0, 90.0  # scanner units: mean of a region, and deviation over time
 NOISE = 1.0  # deviation of what is a region's own, in those of its network
@@ -25,9 +26,9 @@ def simulated(split: str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, li
 
     Always the same ones: 320 subjects of ``train`` (also None), 160 others of ``test``. Every network has a
     slow signal of its own; neighbours along the gradient share some of it. The attention and the default
-    network are coupled or opposed, and signals are fast or slow at the transmodal end of the gradient: the two
-    traits of a subject that make its class. Regions lie in an order that says nothing. Each region adds noise,
-    a drift and a mean of its own, which differs from subject to subject as in a scanner.
+    network are coupled or opposed, and signals are fast or slow at the transmodal end of the gradient: the
+    two traits of a subject that make its class. Regions lie in an order that says nothing. Each region adds
+    noise, a drift and a mean of its own, which differs from subject to subject as in a scanner.
     Raises NoSplit for another split.
     """
     words = [word.lower() for word in split_order(split)]
@@ -37,25 +38,19 @@ def simulated(split: str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, li
     fixed, random = np.random.default_rng(7), np.random.default_rng(0 if name == "train" else 1)
     networks, count = len(NETWORKS), SUBJECTS[name] * RUNS
     labels = random.permutation(np.arange(count) % len(CLASSES))
-    opposed, slow = labels // 2, labels % 2
     place = np.arange(networks) / (networks - 1)
     # seconds after which a signal has forgotten itself
-    memory = np.where(slow[:, None] == 1, 3 + 7 * place, 3.0 + 0 * place) * np.exp(
-        0.15 * random.standard_normal((count, networks))
-    )
+    slope = np.array([0.0, 1.0, -1.0])[labels][:, None] * (2 * place - 1)
+    memory = MEMORY * np.exp(STEEPNESS * slope + 0.15 * random.standard_normal((count, networks)))
     own = _slow(random.standard_normal((count, networks, VOLUMES + 40)), memory)[..., 40:]
-    near = np.exp(-(((place[:, None] - place[None]) / 0.16) ** 2))
+    near = np.exp(-(((place[:, None] - place[None]) / 0.25) ** 2))
     mixing = np.tile(near, (count, 1, 1))
-    attention, default = NETWORKS.index("attention"), NETWORKS.index("default")
-    sign = np.where(opposed == 1, -0.8, 0.8)
-    mixing[:, attention, default] = sign
-    mixing[:, default, attention] = sign
     signals = mixing @ own
     signals /= signals.std(axis=2, keepdims=True)
     which = np.repeat(np.arange(networks), REGIONS)
     gain = random.uniform(0.7, 1.3, (count, len(which), 1))
     series = signals[:, which] * gain
-    series += NOISE * random.standard_normal(series.shape)
+    series += NOISE * random.uniform(0.2, 0.8, (count, 1, 1)) * random.standard_normal(series.shape)
     series += 0.4 * random.standard_normal((*series.shape[:2], 1)) * np.linspace(-1, 1, VOLUMES)
     level = LEVEL * (1 + 0.15 * fixed.standard_normal((1, len(which), 1)))
     level = level * (1 + 0.1 * random.standard_normal((count, 1, 1)))
@@ -67,7 +62,7 @@ def simulated(split: str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, li
 
 
 def _slow(noise: np.ndarray, memory: np.ndarray) -> np.ndarray:
-    """White noise (..., time) as a signal with unit variance that forgets itself after `memory` (...) seconds."""
+    """White noise (..., time) as a signal of unit variance that forgets itself after `memory` (...) seconds."""
     kept = np.exp(-REPETITION_TIME / memory)
     made = np.empty_like(noise)
     made[..., 0] = noise[..., 0]

@@ -1,4 +1,4 @@
-"""From what a person types to runs of fMRI: tells folders, single files, arrays, packs and simulation apart."""
+"""From what a person types to runs of fMRI: tells folders, files, arrays, packs and simulation apart."""
 
 from __future__ import annotations
 
@@ -66,9 +66,9 @@ def open_fmri(
     connectivity, atlases and anatomical images that lie among the files are passed over.
 
     labels: a CSV, TSV or Parquet file with columns id (of a run, or of a subject) and label, and group or
-    subject where known. Else labels are the folders of the first level where these are no subjects. Groups are
-    subjects: by that file, or by names such as ``sub-01``, ``101309`` and ``NAP_001`` in a path; else a run is
-    a group of its own. split: train, val or test.
+    subject where known. Else labels are the folders of the first level where these are no subjects. Groups
+    are subjects: by that file, or by names such as ``sub-01``, ``101309`` and ``NAP_001`` in a path; else a
+    run is a group of its own. split: train, val or test.
 
     reading: ``step`` (seconds between points that runs are resampled to; the commonest repetition time where
     0), ``repetition_time`` (of runs that do not say theirs; ``step`` where 0), ``atlas``, ``layout``,
@@ -151,10 +151,11 @@ def _from_files(
     identities = [runs.identity(index) for index in range(len(runs.headers))]
     subjects = [subject_of(identity) for identity in identities]
     found = index_classes([_folder(identity) for identity in identities])
-    given = found if len(found[1]) > 1 and all(_folder(identity) for identity in identities) else (None, None)
+    several = len(found[1]) > 1 and all(_folder(identity) for identity in identities)
+    given, classes = found if several else (None, None)
     groups = np.array([s or identity for s, identity in zip(subjects, identities, strict=True)])
     kind = f"runs ({', '.join(sorted(runs.kinds))})"
-    return _assembled(source, runs, kind, labels, (*given, groups), runs.problems, asked)
+    return _assembled(source, runs, kind, labels, (given, classes, groups), runs.problems, asked)
 
 
 def _folder(identity: str) -> str | None:
@@ -291,7 +292,7 @@ def _regions(runs: Runs, wanted: Sequence[str] | None, source: str) -> tuple[lis
     if number not in counts:
         have = ", ".join(str(count) for count in sorted(counts))
         raise UserError(
-            f"{source} has runs of {have} regions, and {number} are wanted: use the same atlas as in training."
+            f"{source} has runs of {have} regions, and {number} are wanted: use the atlas of the training."
         )
     if number < 2:
         raise UserError(f"{source} has runs of one region: give several, one column or row a region.")

@@ -33,6 +33,6 @@ def supplied(path: str, regions: int, components: int = 30, **options: float) ->
         return gradients((values + values.T) / 2, components, **options)
     if len(values) != regions:
         raise UserError(
-            f"--gradient-table {path} has {len(values)} rows, and the data {regions} regions: give a row each."
+            f"--gradient-table {path} has {len(values)} rows for {regions} regions: give a row each."
         )
     return values[:, :components]

@@ -8,7 +8,6 @@ import os
 import re
 import struct
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,8 +21,8 @@ TEXT = frozenset({".1d", ".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt"})
 TABLES = TEXT | {".npy", ".mat"}
 SERIES = re.compile(r"tc|ts|bold|series|signal|roi|data|^x$", re.IGNORECASE)  # names of series in .mat files
 DAMAGE = (  # what the readers raise on bytes that are not what they say
-    OSError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError, AssertionError,
-    EOFError, MemoryError, NotImplementedError, SyntaxError, struct.error, zlib.error, csv.Error,
+    OSError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError,
+    AssertionError, EOFError, MemoryError, NotImplementedError, SyntaxError, struct.error, zlib.error, csv.Error,
 )  # fmt: skip
 LARGEST = 2**31  # bytes that a table of text may become
 INFLATED = 1100  # times that a compressed file of MATLAB can grow

@@ -16,7 +16,7 @@ import numpy as np
 from anyjepa.core.errors import BadSample, UserError, require
 from anyjepa.domains.fmri_tables import DAMAGE
 
-__all__ = ["Atlas", "IMAGES", "ImageHeader", "image_header", "is_atlas", "read_atlas", "read_image"]
+__all__ = ["IMAGES", "Atlas", "ImageHeader", "image_header", "is_atlas", "read_atlas", "read_image"]
 
 IMAGES = frozenset({".nii", ".nii.gz"})
 ATLAS = re.compile(r"atlas|parc|dseg|label", re.IGNORECASE)

@@ -25,7 +25,7 @@ from anyjepa.core.transformer import Encoder, Predictor, initialise
 from anyjepa.domains import Samples
 from anyjepa.domains.fmri import table_of
 from anyjepa.domains.fmri_crops import random_crops, side_by_side
-from anyjepa.domains.fmri_patches import BoldPatches, GradientPositions, Normalisation
+from anyjepa.domains.fmri_patches import BoldPatches, GradientPositions
 from anyjepa.recipes import Recipe, flag
 
 AT_ONCE = 256  # windows that go through the encoder together when a run is embedded
@@ -38,8 +38,8 @@ class BrainJepaMethod(MaskedJepa):
     Args:
         points, every: of a crop: how many points, and how many stored ones later the next one lies.
         stretches: tokens of a region.
-        by_region: average the loss over each set of targets first (the paper), not over all targets (the code).
-        temporal_share: of the variance of the data, for the caution about robust scaling.
+        by_region: average the loss over each set of targets first (the paper), not over all targets (the
+        code). temporal_share: of the variance of the data, for the caution about robust scaling.
         parts: encoder, predictor, target, sampler, objective and normalise_targets of `MaskedJepa`.
     """
 
@@ -71,7 +71,7 @@ class BrainJepaMethod(MaskedJepa):
         return self.sampler(batch["bold"].shape[0], context.generator)
 
     def losses(self, batch: Batch, context: Context) -> dict[str, Tensor]:
-        """``loss`` over targets of recorded regions; ``spread``: deviation of target tokens; ``embedding``."""
+        """``loss`` over targets in recorded regions; ``spread``, that of target tokens; ``embedding``."""
         batch = self._crop(batch)
         masks = self._drawn(batch, context)
         whole = self.target(self.encoder, batch)
@@ -133,9 +133,9 @@ class BrainJepaMethod(MaskedJepa):
         if not isinstance(tokenizer, BoldPatches) or tokenizer.normalise == "region":
             return []
         return [
-            f"--normalise {tokenizer.normalise} keeps each run's offset, and only {self.temporal_share:.1%} of the "
-            "variance of this data is over time: what is learned may be the scanner; --normalise region takes "
-            "offsets off."
+            f"--normalise {tokenizer.normalise} keeps each run's offset, and only {self.temporal_share:.1%} of "
+            "the variance of this data is over time: what is learned may be the scanner; --normalise region "
+            "takes offsets off."
         ]
 
 
@@ -171,26 +171,26 @@ class BrainJepa(Recipe):
     A run of fMRI is one series a brain region; a token is 16 points, 35 seconds, of one region. Regions and
     stretches of time are hidden apart from one another and together: across regions (others are seen at the
     time), across time (the region is seen at other times), and across both. A narrow predictor must guess the
-    tokens that a teacher, the encoder's exponential moving average, gives there. Where a region is, is said by
-    its place in the space of brain gradients: a diffusion map of how alike regions are connected, computed here
-    from the mean correlation matrix of your own training runs, or taken from ``--gradient-table``.
+    tokens that a teacher, the encoder's exponential moving average, gives there. Where a region is, is said
+    by its place in the space of brain gradients: a diffusion map of how alike regions are connected, computed
+    here from the mean correlation matrix of your own training runs, or taken from ``--gradient-table``.
 
     The defaults are ViT-B as released, for 450 regions of UK Biobank at 0.735 s, every third volume; epochs
-    are of its 32,000 training runs. ``vit-s`` and ``vit-l`` are its other sizes. What is released differs from
-    the paper in the distance (smooth L1 over all targets against ``--objective l2 --average regions``) and in
-    the momentum at the end (0.9965 by an error of its schedule, which is not repeated; 1.0 in the paper). Its
-    scaling is not ours: in pre-training it takes medians and ranges over subjects (``--normalise robust``), in
-    fine-tuning one mean and deviation a run (``--normalise matrix``); users report collapse and chance level
-    with the first on other cohorts (its issue 14). Ours gives each region mean 0 and deviation 1 over a crop,
-    so that offsets of scanner and subject are gone, and `anyjepa look` says how much of the variance they are.
-    The released masks are cut to the shortest of a batch, which mostly removes what lies across time, and never
-    show the last stretch: ours are whole (core/crossed_masks.py).
+    are of its 32,000 training runs. ``vit-s`` and ``vit-l`` are its other sizes. What is released differs
+    from the paper in the distance (smooth L1 over all targets against ``--objective l2 --average regions``)
+    and in the momentum at the end (0.9965 by an error of its schedule, which is not repeated; 1.0 in the
+    paper). Its scaling is not ours: in pre-training it takes medians and ranges over subjects (``--normalise
+    robust``), in fine-tuning one mean and deviation a run (``--normalise matrix``); users report collapse and
+    chance level with the first on other cohorts (its issue 14). Ours gives each region mean 0 and deviation 1
+    over a crop, so that offsets of scanner and subject are gone, and `anyjepa look` says how much of the
+    variance they are. The released masks are cut to the shortest of a batch, which mostly removes what lies
+    across time, and never show the last stretch: ours are whole (core/crossed_masks.py).
 
-    Runs come as NIfTI volumes (``--atlas`` label image), CIFTI, or tables of regional series, of any number of
-    regions, repetition time and length; they are resampled to ``--step`` seconds, and long ones counted as
-    several samples of one subject (``--run-seconds``). A region that was not recorded is 0, its mean, and left
-    out of loss and embedding. Gradients and statistics travel with the weights; other data must have the same
-    regions.
+    Runs come as NIfTI volumes (``--atlas`` label image), CIFTI, or tables of regional series, of any number
+    of regions, repetition time and length; they are resampled to ``--step`` seconds, and long ones counted as
+    several samples of one subject (``--run-seconds``). A region that was not recorded is 0, its mean, and
+    left out of loss and embedding. Gradients and statistics travel with the weights; other data must have the
+    same regions.
 
     The embedding of a run is the average of the teacher's tokens over all regions and over windows of a crop,
     half a crop apart. The baseline beside every score is the field's own: the connectivity matrix.
@@ -207,7 +207,7 @@ class BrainJepa(Recipe):
         "vit-s": {"width": 384, "heads": 6, "predictor_width": 192, "predictor_heads": 6},
         "vit-l": {"width": 1024, "depth": 24, "heads": 16, "predictor_depth": 12, "predictor_heads": 16},
         "tiny": {
-            "step": 2.0, "every": 1, "points": 96, "patch_size": 8, "sparsity": 0.7,
+            "step": 2.0, "every": 1, "points": 64, "patch_size": 8, "sparsity": 0.6,
             "width": 64, "depth": 3, "heads": 4, "initial_std": 0.0,
             "predictor_width": 48, "predictor_depth": 2, "predictor_heads": 4,
             "epochs": 40.0, "warmup_epochs": 4.0, "batch_size": 32, "momentum": (0.99, 1.0),
@@ -276,8 +276,8 @@ class BrainJepa(Recipe):
                 raise UserError(f"{flag(name)} must lie in 0 to {high:g}, not {getattr(self, name)}.")
         if self.points < 3 * self.patch_size:
             raise UserError(
-                f"--points {self.points} make fewer than three tokens of {self.patch_size}: make --patch-size "
-                "smaller."
+                f"--points {self.points} make fewer than three tokens of {self.patch_size}: make "
+                "--patch-size smaller."
             )
         for width, heads, part in [
             (self.width, self.heads, ""),
@@ -313,8 +313,8 @@ class BrainJepa(Recipe):
         stretches, table = facts["points"] // self.patch_size, table_of(facts)
         if stretches < 3:
             raise UserError(
-                f"runs of {facts['points']} points make {stretches} tokens of {self.patch_size} a region, and "
-                "three are the least: make --patch-size smaller."
+                f"runs of {facts['points']} points make {stretches} tokens of {self.patch_size} a region, "
+                "and three are the least: make --patch-size smaller."
             )
         sampler = self._sampler(len(table), stretches)
         patches = BoldPatches(self.patch_size, self.width, facts["median"], facts["spread"], self.normalise)
