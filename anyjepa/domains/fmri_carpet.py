@@ -72,8 +72,8 @@ def drawn(
         parts.append(_map(table, regions, left + WIDTH + 40))
     return (
         f'<svg class="wide" viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{len(series)} regions '
-        f'over {series.shape[1] * step:.0f} seconds" style="max-width:{2 * width:.0f}px;width:100%;display:block" '
-        'xmlns="http://www.w3.org/2000/svg">'
+        f'over {series.shape[1] * step:.0f} seconds" style="max-width:{2 * width:.0f}px;width:100%;'
+        'display:block" xmlns="http://www.w3.org/2000/svg">'
         "<style>.fmri text{font:11px system-ui,sans-serif;fill:#333}.fmri circle{stroke:#444;stroke-width:.5}"
         ".fmri path{stroke:#777;stroke-width:.8;fill:none}</style>"
         f'<g class="fmri">{"".join(parts)}</g></svg>'

@@ -22,7 +22,8 @@ TABLES = TEXT | {".npy", ".mat"}
 SERIES = re.compile(r"tc|ts|bold|series|signal|roi|data|^x$", re.IGNORECASE)  # names of series in .mat files
 DAMAGE = (  # what the readers raise on bytes that are not what they say
     OSError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError,
-    AssertionError, EOFError, MemoryError, NotImplementedError, SyntaxError, struct.error, zlib.error, csv.Error,
+    AssertionError, EOFError, MemoryError, NotImplementedError, SyntaxError, struct.error, zlib.error,
+    csv.Error,
 )  # fmt: skip
 LARGEST = 2**31  # bytes that a table of text may become
 INFLATED = 1100  # times that a compressed file of MATLAB can grow

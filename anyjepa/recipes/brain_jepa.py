@@ -133,9 +133,9 @@ class BrainJepaMethod(MaskedJepa):
         if not isinstance(tokenizer, BoldPatches) or tokenizer.normalise == "region":
             return []
         return [
-            f"--normalise {tokenizer.normalise} keeps each run's offset, and only {self.temporal_share:.1%} of "
-            "the variance of this data is over time: what is learned may be the scanner; --normalise region "
-            "takes offsets off."
+            f"--normalise {tokenizer.normalise} keeps each run's offset, and only {self.temporal_share:.1%} "
+            "of the variance of this data is over time: what is learned may be the scanner; --normalise "
+            "region takes offsets off."
         ]
 
 
