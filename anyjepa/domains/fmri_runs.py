@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -232,12 +233,18 @@ class FileRuns:
 
 
 def regions_first(shapes: Sequence[tuple[int, int]]) -> bool:
-    """Whether rows are regions: where all files have as many rows, or else where there are fewer of them."""
-    rows, columns = ({shape[axis] for shape in shapes} for axis in (0, 1))
-    if (len(rows) == 1) != (len(columns) == 1):
-        return len(rows) == 1
+    """Whether rows are regions: where all files have as many rows while columns vary, or else the fewer."""
+    if not shapes:
+        return True
+    rows, columns = (Counter(shape[axis] for shape in shapes).most_common(1)[0][1] for axis in (0, 1))
+    if max(rows, columns) == len(shapes) >= 2 * min(rows, columns):
+        return rows == len(shapes)
     return sum(shape[0] for shape in shapes) <= sum(shape[1] for shape in shapes)
 
 
 def _is_connectivity(values: np.ndarray) -> bool:
-    return values.shape[0] == values.shape[1] and np.allclose(values, values.T, rtol=1e-3, equal_nan=True)
+    """Whether a table has a row and a column for each region, and says the same of a region and itself."""
+    if values.shape[0] != values.shape[1]:
+        return False
+    constant = bool(np.ptp(np.diagonal(values)) == 0)
+    return constant or np.allclose(values, values.T, rtol=1e-3, equal_nan=True)

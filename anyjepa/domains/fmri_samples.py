@@ -127,7 +127,7 @@ class FmriSamples:
     def points(self, index: int) -> int:
         """Length of a sample at the common step."""
         _, start, stop = self.pieces[index]
-        return max(1, round((stop - start) / self.step))
+        return max(1, int((stop - start) / self.step + 1e-6))
 
     def read(self, index: int | np.integer) -> np.ndarray:
         """(regions, time) float32, NaN for a region that was not recorded. Raises BadSample."""
@@ -152,7 +152,7 @@ class FmriSamples:
         whole = self._whole(run, self.step_of(index)) if whole is None else whole
         if whole.shape[0] != len(self.regions):
             raise BadSample(self.identity(index), f"has {len(whole)} regions, not {len(self.regions)}")
-        first = min(round(start / self.step), max(0, whole.shape[1] - self.points(index)))
+        first = min(int(start / self.step + 1e-6), max(0, whole.shape[1] - self.points(index)))
         part = whole[:, first : first + self.points(index)]
         if part.shape[1] < self.points(index):
             raise BadSample(self.identity(index), f"breaks off after {whole.shape[1]} points")

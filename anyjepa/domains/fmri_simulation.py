@@ -10,14 +10,14 @@ __all__ = ["CLASSES", "NETWORKS", "REPETITION_TIME", "simulated"]
 
 NETWORKS = ("visual", "somatomotor", "attention", "salience", "limbic", "control", "default")
 """From the sensory to the transmodal end of the gradient."""
-REGIONS = 4  # of each network
+REGIONS = 3  # of each network
 CLASSES = ["fast", "medium", "slow"]
 MEMORIES = (2.5, 6.0, 14.0)  # seconds in which the networks of a subject of each class forget themselves
 SUBJECTS = {"train": 480, "test": 240}
-VOLUMES = 90
+VOLUMES = 64
 REPETITION_TIME = 2.0  # seconds
 LEVEL, SWING = 9000.0, 60.0  # scanner units: mean of a region, and deviation over time of its network
-NOISE, OWN_MEMORY = 1.3, 6.0  # of what is a region's own: deviation in those of its network, and seconds
+NOISE = 1.0  # deviation of what is a region's own, in those of its network
 REACH = 0.25  # of the gradient, over which networks share signals
 WARMED = 24  # volumes until a signal is as it goes on
 
@@ -46,15 +46,10 @@ def simulated(split: str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, li
     place = np.arange(networks) / (networks - 1)
     shared = np.exp(-(((place[:, None] - place[None]) / REACH) ** 2))
     signals = (shared / np.linalg.norm(shared, axis=1, keepdims=True)).astype(np.float32) @ own
-    memory = OWN_MEMORY * np.exp(
-        0.9 * random.standard_normal((count, 1)) + 0.3 * random.standard_normal((count, len(which)))
-    )
-    noise = _slow(random.standard_normal((count, len(which), VOLUMES + WARMED), np.float32), memory)
+    noise = random.standard_normal((count, len(which), VOLUMES), np.float32)
     gain = random.uniform(0.7, 1.3, (count, len(which), 1))
-    series = (
-        gain * signals[:, which, WARMED:]
-        + NOISE * random.uniform(0.7, 1.3, (count, 1, 1)) * noise[..., WARMED:]
-    )
+    noise *= NOISE * random.uniform(0.5, 1.5, (count, 1, 1))
+    series = gain * signals[:, which, WARMED:] + noise
     series += 0.4 * random.standard_normal((count, len(which), 1)) * np.linspace(-1, 1, VOLUMES)
     level = LEVEL * (1 + 0.15 * fixed.standard_normal((1, len(which), 1)))
     level = level * (1 + 0.1 * random.standard_normal((count, 1, 1)))

@@ -134,7 +134,7 @@ def _text(path: str, kind: str, identity: str) -> Table:
     first = 1 if heading else 0
     labelled = not _number(rows[1][0]) if len(rows[1]) > 1 else False
     width = len(rows[1])
-    if heading is not None and all(map(_number, rows[0][1:])) and labelled:
+    if heading is not None and labelled and not _counted(rows[0][1:]) and all(map(_number, rows[0][1:])):
         heading, first = None, 0  # the first region's own row
     names = [_cells(line, mark)[0].strip() for line in lines[first:]] if labelled else None
     used = range(1 if labelled else 0, width)
@@ -158,6 +158,11 @@ def _cells(line: str, mark: str | None) -> list[str]:
 def _value(text: str) -> float:
     text = text.strip().strip('"')
     return float(text) if text else np.nan
+
+
+def _counted(cells: list[str]) -> bool:
+    """Whether these are the numbers of the points in time."""
+    return cells in ([str(place + first) for place in range(len(cells))] for first in (0, 1))
 
 
 def _number(text: str) -> bool:

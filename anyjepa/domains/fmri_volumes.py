@@ -192,7 +192,7 @@ def _parcellated(image: Any, atlas: Atlas) -> np.ndarray:
     maskers, images = require("nilearn.maskers", "fmri"), require("nilearn.image", "fmri")
     labels = _fitted(atlas, image, images)
     present = [int(number) for number in np.unique(np.asarray(labels.dataobj)) if number > 0]
-    masker = maskers.NiftiLabelsMasker(labels, standardize=False, resampling_target=None, reports=False).fit()
+    masker = maskers.NiftiLabelsMasker(labels, standardize=None, resampling_target=None, reports=False).fit()
     whole = math.prod(image.shape[:3]) * 4
     step = max(2, AT_ONCE // whole)
     parts = [

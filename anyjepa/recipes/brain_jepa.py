@@ -207,9 +207,9 @@ class BrainJepa(Recipe):
         "vit-s": {"width": 384, "heads": 6, "predictor_width": 192, "predictor_heads": 6},
         "vit-l": {"width": 1024, "depth": 24, "heads": 16, "predictor_depth": 12, "predictor_heads": 16},
         "tiny": {
-            "step": 2.0, "every": 1, "points": 64, "patch_size": 8, "sparsity": 0.6,
-            "width": 64, "depth": 3, "heads": 4, "initial_std": 0.0,
-            "predictor_width": 48, "predictor_depth": 2, "predictor_heads": 4,
+            "step": 2.0, "every": 1, "points": 48, "patch_size": 8, "sparsity": 0.5,
+            "width": 48, "depth": 2, "heads": 4, "initial_std": 0.0,
+            "predictor_width": 32, "predictor_depth": 2, "predictor_heads": 4,
             "epochs": 40.0, "warmup_epochs": 4.0, "batch_size": 32, "momentum": (0.99, 1.0),
             "start_learning_rate": 1e-4, "learning_rate": 1e-3, "final_weight_decay": 0.04,
         },
