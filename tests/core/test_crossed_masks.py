@@ -91,7 +91,7 @@ def test_every_row_and_column_is_seen_and_predicted():
     assert (asked > 0).all()
     # no row more than another, and the two ends alike
     by_row = seen.sum(1)
-    assert by_row.max() / by_row.min() < 1.15
+    assert by_row.max() / by_row.min() < 1.25
     times = np.zeros(10)
     for seed in range(1500):
         times[sampler.plan(generator(seed)).seen] += 1

@@ -29,7 +29,7 @@ def write_atlas(path, regions=5, scale=1):
 
 
 def write_volumes(path, values, step=2.0, unit="sec", slabs=None):
-    """Volumes whose slab n + 1 is region n, each voxel with an offset that its region's mean does not have."""
+    """Volumes whose slab n + 1 is region n, each voxel with an offset that a region has not."""
     bold = np.zeros((*SHAPE, values.shape[1]), np.float32)
     offset = np.random.default_rng(1).standard_normal(SHAPE[1:])[..., None] * 50
     for number, row in enumerate(values):
