@@ -1,7 +1,7 @@
 """Tell whose brain it is: windows of the second half of each run against windows of the first halves.
 
 Pre-trains Brain-JEPA on the first halves of runs, without labels. Then the subject of each window of the
-second halves is that of its nearest window of the first halves (cosine, less the mean of the first halves): by the
+second halves is taken to be that of its nearest window of the first halves (cosine, less their mean): by the
 embedding of the trained and of the untrained encoder, and by the connectivity matrix of the window.
 
     python benchmarks/fingerprint.py --data FMRI_HCP_GW/hcp --repetition-time 0.72 --seeds 0 1 2
@@ -76,7 +76,7 @@ def one_seed(options: argparse.Namespace, fields: dict[str, Any], seed: int) -> 
     settings = Settings(seed=seed, steps=options.steps, quiet=True, workers=0)
     result = train("brain-jepa", first, out, preset="tiny", settings=settings, **given)
     run = load(out, "cpu")
-    length = run.method.span  # type: ignore[attr-defined]
+    length = run.facts["points"] * run.facts["every"]
     (gallery, whose), (queries, asked) = windows(first, length), windows(second, length)
     one, two = features(run, gallery), features(run, queries)
     row: dict[str, Any] = {"seed": seed, "steps": result["steps"], "rankme": result["rankme"]}

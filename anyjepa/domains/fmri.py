@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,8 @@ __all__ = ["Fmri", "table_of"]
 
 MEASURED = 2000
 WHOLE = frozenset({"NIfTI", "CIFTI", ".1D"})  # kinds of files that nothing else is kept in
+NAMED = re.compile(r"bold|fmri|func|timeseries|time_series|roi", re.IGNORECASE)  # in names of tables of it
+FEWEST = 20  # regions of tables that may be BOLD without such a name
 SMOOTH = 0.2  # correlation of neighbours in time, from which on numbers may be BOLD
 OFFSET = 0.9  # share of the variance that is between runs, from which on a caution is due
 
@@ -105,14 +108,17 @@ class Fmri(Domain):
         }
 
     def likeness(self, samples: Samples) -> float:
-        """Images of brains and .1D files for sure; other tables where they are smooth in time and several."""
+        """Images of brains and .1D files for sure; other tables by their names, or where they may be BOLD."""
         assert isinstance(samples, FmriSamples)
         if isinstance(samples.runs, FileRuns) and samples.runs.kinds <= WHOLE:
             return 1.0
         if not isinstance(samples.runs, FileRuns):
             return 1.0 if samples.told else 0.05
-        several = len(samples.runs.headers) > 1 and len(samples.regions) >= 8
-        return 0.9 if several and _smoothness(samples) > SMOOTH else 0.05
+        names = samples.runs.names
+        if sum(NAMED.search(name) is not None for name in names) > len(names) / 2:
+            return 0.9
+        several = len(names) > 1 and len(samples.regions) >= FEWEST
+        return 0.4 if several and _smoothness(samples) > SMOOTH else 0.05
 
     def in_words(self, facts: dict) -> dict[str, str]:
         """Regions by name, repetition time, length of a crop, and where the variance lies."""

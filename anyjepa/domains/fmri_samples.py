@@ -114,7 +114,10 @@ class FmriSamples:
         if size <= RESIDENT_BYTES:
             self._hold()
         lacking = f"; {len(self.absent)} regions lack in some" if self.absent else ""
-        self.description = f"{len(self):,} {kind}, {len(self.regions)} regions every {self.step:g} s{lacking}"
+        cut = f", cut from {len(self._parts):,}" if len(self) > len(self._parts) else ""
+        self.description = (
+            f"{len(self):,} {kind}{cut}, {len(self.regions)} regions every {self.step:g} s{lacking}"
+        )
 
     def __len__(self) -> int:
         return len(self.pieces)

@@ -134,6 +134,8 @@ def _listed(root: Path) -> list[str]:
                 continue
             if name.lower().startswith(("participants", "labels", "phenotypic", "readme")):
                 continue
+            if name.endswith(".mat") and f"{name[:-4]}.hea" in names:  # records of WFDB
+                continue
             found.append(Path(folder, name).relative_to(root).as_posix())
     return sorted(found)
 
@@ -154,7 +156,7 @@ def _from_files(
     several = len(found[1]) > 1 and all(_folder(identity) for identity in identities)
     given, classes = found if several else (None, None)
     groups = np.array([s or identity for s, identity in zip(subjects, identities, strict=True)])
-    kind = f"runs ({', '.join(sorted(runs.kinds))})"
+    kind = f"runs ({' and '.join(sorted(runs.kinds))})"
     return _assembled(source, runs, kind, labels, (given, classes, groups), runs.problems, asked)
 
 

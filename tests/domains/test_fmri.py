@@ -277,18 +277,19 @@ def test_what_is_measured():
 
 def test_simulated_subjects_differ_in_what_networks_do_together():
     runs, labels, subjects, names = simulated("train")
-    assert runs.shape == (480, 21, 64)
-    assert np.bincount(labels).tolist() == [160] * 3
-    assert len(set(subjects)) == 480
+    assert runs.shape == (960, 21, 64)
+    assert np.bincount(labels).tolist() == [320] * 3
+    assert len(set(subjects)) == 960
     again, *_ = simulated(None)
     assert np.array_equal(runs, again)
     other, _, others, _ = simulated("test")
-    assert len(other) == 240
+    assert len(other) == 480
     assert not set(others) & set(subjects)
     scaled = (runs - runs.mean(2, keepdims=True)) / runs.std(2, keepdims=True)
     visual = scaled[:, [name.startswith("visual") for name in names]].mean(1)
-    lasting = (visual[:, 1:] * visual[:, :-1]).mean(1) / (visual**2).mean(1)
-    means = [lasting[labels == number].mean() for number in range(len(CLASSES))]
+    power = np.abs(np.fft.rfft(visual - visual.mean(1, keepdims=True))) ** 2
+    centre = (power * np.fft.rfftfreq(64, 2.0)).sum(1) / power.sum(1)
+    means = [np.median(centre[labels == number]) for number in range(len(CLASSES))]
     assert means[0] < means[1] < means[2]
     with pytest.raises(NoSplit):
         simulated("other")
