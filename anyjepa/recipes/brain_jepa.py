@@ -225,15 +225,11 @@ class BrainJepa(Recipe):
     run_seconds: float = 600.0  # a longer run counts as several samples of at least this length
     atlas: str = ""  # label image (.nii, .nii.gz, .dlabel.nii) that volumes are parcellated by
     layout: Literal["auto", "regions-first", "time-first"] = "auto"  # of tables that do not say it by names
-    gradient_table: str = (
-        ""  # gradients, a row a region, or a matrix of connectivity; from the data where empty
-    )
+    gradient_table: str = ""  # file of gradients, or of connectivity; from the data where empty
     components: int = 30  # gradients of a region
     sparsity: float = 0.9  # share of a row of connectivity that is dropped, the weakest first
     alpha: float = 0.5  # of the diffusion map: how far crowded regions count less
-    normalise: Literal["region", "robust", "matrix"] = (
-        "region"  # each over time, over subjects, or all as one
-    )
+    normalise: Literal["region", "robust", "matrix"] = "region"  # over time, over subjects, or all as one
     patch_size: int = 16  # points of a token
     width: int = 768  # of the encoder's tokens
     depth: int = 12  # blocks of the encoder
@@ -255,9 +251,7 @@ class BrainJepa(Recipe):
     teacher: Literal["ema", "none", "collapse"] = "ema"  # EMA, the same encoder stopped, or not even stopped
     momentum: tuple[float, float] = (0.996, 1.0)  # of the teacher at the first and the last step
     objective: Literal["smooth-l1", "l1", "l2", "cosine"] = "smooth-l1"  # distance to the target tokens
-    average: Literal["targets", "regions"] = (
-        "targets"  # over all targets, or first over each of the three sets
-    )
+    average: Literal["targets", "regions"] = "targets"  # over all targets, or over each set first
     normalise_targets: bool = True  # layer-normalise the target tokens
 
     def check(self) -> None:
