@@ -83,7 +83,7 @@ class Survey:
         return f"{shown} and {more} more endings" if more > 0 else shown
 
 
-UNREAD_ANYWAY = frozenset({".mat", ".npz", ".npy", ".h5", ".hdf5"})  # read only where there is more to go by
+UNREAD_ANYWAY = frozenset({".mat", ".npz", ".npy", ".h5", ".hdf5", ".nii", ".nii.gz"})  # by what is in them
 
 
 @dataclass(frozen=True)
