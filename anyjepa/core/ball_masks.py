@@ -14,7 +14,7 @@ from anyjepa.core.chance import uniform
 from anyjepa.core.masking import Masks
 
 SCALP = 4 * math.pi * 0.1**2 * 3 / 4  # square metres: three quarters of a sphere of 10 cm
-HALVINGS = 40
+HALVINGS = 24  # of the number of blocks that is looked for
 
 Places = Float[Tensor, "batch places axes"]
 There = Bool[Tensor, "batch places"]
@@ -118,11 +118,15 @@ class Balls:
         if not 1 <= length <= times:
             raise ValueError(f"a block of {length} tokens does not fit into {times}")
         if not 0 < share < 1 or radius < 0:
-            raise ValueError(f"{share:g} of the tokens in balls of {radius:g} leave nothing to hide or to see")
+            raise ValueError(
+                f"{share:g} of the tokens in balls of {radius:g} leave nothing to hide or to see"
+            )
         self.radius, self.length, self.times, self.share = radius, length, times, share
         self.blocks, self.hidden = blocks, hidden
         wanted = [
-            float(blocks_needed(place, torch.ones(1, len(one), dtype=torch.bool), radius, length, times, share))
+            float(
+                blocks_needed(place, torch.ones(1, len(one), dtype=torch.bool), radius, length, times, share)
+            )
             for one in typical
             for place in [torch.tensor(one, dtype=torch.float32).reshape(1, -1, 3)]
         ]

@@ -89,10 +89,8 @@ class DecoderBlock(nn.Module):
             self.mlp,
         ]
         for norm, branch in zip(self.norms, branches, strict=True):
-            if self.post_norm:
-                x = norm(x + self.drop(branch(x)))
-            else:
-                x = x + self.drop(branch(norm(x)))
+            added = x + self.drop(branch(x if self.post_norm else norm(x)))
+            x = norm(added) if self.post_norm else added
         return x
 
 

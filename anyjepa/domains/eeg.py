@@ -28,7 +28,8 @@ PLAUSIBLE = (2e-7, 1e-3)  # volts: deviations that an EEG can have at the scalp
 
 class Eeg(Domain):
     """EEG of any electrodes. A batch is {"eeg": (n, channels, time) volts, "positions": (n, channels, 3)
-    metres, "present": (n, channels)}."""
+    metres, "present": (n, channels)}.
+    """
 
     name = "eeg"
     endings = frozenset({*ENDINGS, ".eeg", ".vmrk", ".fdt", ".npy", ".npz"})
@@ -65,7 +66,9 @@ class Eeg(Domain):
                 montages.setdefault(places.tobytes(), places.tolist())
         if not counts:
             raise UserError(f"{samples.source} holds no readable EEG: give recordings that open.")
-        stated = samples.stated if isinstance(samples, EegSamples) else vars(samples.pack)["manifest"]["facts"]  # type: ignore[attr-defined]
+        stated = (
+            samples.stated if isinstance(samples, EegSamples) else vars(samples.pack)["manifest"]["facts"]
+        )  # type: ignore[attr-defined]
         return {
             "electrodes": list(stated["names"]),
             "places": np.round(np.array(stated["places"], np.float64), 5).tolist(),
@@ -74,6 +77,7 @@ class Eeg(Domain):
             "seconds": float(stated["seconds"]),
             "patch": int(stated["patch"]),
             "step": int(stated["step"]),
+            "film": stated.get("film"),
             "fewest": int(min(counts)),
             "most": int(max(counts)),
             "deviation": float(np.median(deviations)),
@@ -95,7 +99,7 @@ class Eeg(Domain):
             "electrodes": f"{len(names)}: {shown}",
             "channels of a window": f"{many}" if few == many else f"{few} to {many}",
             "rate": f"{facts['rate']:g} Hz, as it is read",
-            "window": f"{facts['seconds']:.4g} s, {round(facts['seconds'] * facts['rate']):,} samples a channel",
+            "window": f"{facts['seconds']:.4g} s, {round(facts['seconds'] * facts['rate']):,} samples",
             "deviation": f"{facts['deviation'] * 1e6:.3g} µV",
         }
 
@@ -110,7 +114,9 @@ class Eeg(Domain):
             )
         left_out = getattr(samples, "left_out", [])
         if left_out:
-            found.append(f"{len(left_out)} channels have no known place and are left out: {', '.join(left_out[:5])}.")
+            found.append(
+                f"{len(left_out)} channels have no known place and are left out: {', '.join(left_out[:5])}."
+            )
         if facts["most"] < 3:
             found.append(f"{facts['most']} electrodes leave little to predict one from another.")
         return found
@@ -165,7 +171,8 @@ def _one(batch: dict[str, Tensor], index: int, facts: dict) -> tuple[np.ndarray,
     known = np.array(facts["places"], np.float64).reshape(-1, 3)
     far = np.linalg.norm(places[:, None] - known[None], axis=2)
     names = [
-        str(facts["electrodes"][near]) if gap < 1e-3 else "" for near, gap in zip(far.argmin(1), far.min(1), strict=True)
+        str(facts["electrodes"][near]) if gap < 1e-3 else ""
+        for near, gap in zip(far.argmin(1), far.min(1), strict=True)
     ]
     return signals, places, names
 

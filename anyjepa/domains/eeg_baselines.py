@@ -13,7 +13,13 @@ from anyjepa.core.errors import require
 
 __all__ = ["BANDS", "band_power", "classical", "on_electrodes"]
 
-BANDS = {"delta": (1.0, 4.0), "theta": (4.0, 8.0), "alpha": (8.0, 13.0), "beta": (13.0, 30.0), "gamma": (30.0, 45.0)}
+BANDS = {
+    "delta": (1.0, 4.0),
+    "theta": (4.0, 8.0),
+    "alpha": (8.0, 13.0),
+    "beta": (13.0, 30.0),
+    "gamma": (30.0, 45.0),
+}
 MOTOR = (8.0, 30.0)  # Hz that CSP is commonly given
 FILTERS = 6
 TAPER = 0.1  # share of a window at its ends that is faded where it is filtered
@@ -28,12 +34,12 @@ def on_electrodes(
     return batch["eeg"].gather(1, nearest.unsqueeze(-1).expand(-1, -1, batch["eeg"].shape[2]))
 
 
-def band_power(
-    signals: Float[Tensor, "n channels time"], rate: float
-) -> Float[Tensor, "n channels bands"]:
+def band_power(signals: Float[Tensor, "n channels time"], rate: float) -> Float[Tensor, "n channels bands"]:
     """Natural logarithm of the mean power in each of `BANDS` below half the rate, in square microvolts."""
     points = signals.shape[-1]
-    tapered = (signals - signals.mean(-1, keepdim=True)) * 1e6 * torch.hann_window(points, device=signals.device)
+    tapered = (
+        (signals - signals.mean(-1, keepdim=True)) * 1e6 * torch.hann_window(points, device=signals.device)
+    )
     power = torch.fft.rfft(tapered).abs() ** 2 / points
     frequencies = torch.fft.rfftfreq(points, 1 / rate, device=signals.device)
     found = []

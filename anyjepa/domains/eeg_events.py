@@ -23,7 +23,7 @@ FEWEST = 2  # times that a kind of event must occur to be a class
 
 @dataclass(frozen=True)
 class Event:
-    """A labelled moment: recording's number, seconds from its start, label, and group where a table says one."""
+    """A labelled moment of a recording: seconds from its start, label, and group where a table says one."""
 
     recording: int
     onset: float
@@ -108,7 +108,8 @@ def events_of_table(
     if not found:
         example = str(columns[place][0]) if place and columns[place] else "nothing"
         raise UserError(
-            f"no row of {path} (such as {example}) is of a recording (such as {identities[0]}): use those names."
+            f"no row of {path} (such as {example}) is of a recording (such as {identities[0]}): use "
+            "those names."
         )
     return found
 

@@ -39,8 +39,8 @@ class ElectrodeHead(nn.Module):
         super().__init__()
         if not bool(batch["present"].all()):
             raise UserError(
-                f"--probe {kind} mixes electrodes, so that all windows must have the same ones: choose them with "
-                "--channels."
+                f"--probe {kind} mixes electrodes, so that all windows must have the same ones: choose them "
+                "with --channels."
             )
         self.kind, self.encoder = kind, encoder
         channels = batch["present"].shape[1]

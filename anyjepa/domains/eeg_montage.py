@@ -66,7 +66,9 @@ def plausible(positions: np.ndarray) -> np.ndarray:
     return np.isfinite(positions).all(axis=1) & (far >= SMALLEST) & (far <= LARGEST)
 
 
-def placed(names: Sequence[str], montage: str = "standard_1005", given: np.ndarray | None = None) -> np.ndarray:
+def placed(
+    names: Sequence[str], montage: str = "standard_1005", given: np.ndarray | None = None
+) -> np.ndarray:
     """(n, 3) float64 metres in the head's frame, NaN where unknown.
 
     names: of channels; a pair such as ``Fp1-F7`` lies in the middle. montage: of MNE, for what ``given``

@@ -18,7 +18,16 @@ from anyjepa.core.errors import BadSample, UserError, require
 from anyjepa.domains.eeg_montage import electrode_name, is_brain
 from anyjepa.domains.number_files import read_array
 
-__all__ = ["ENDINGS", "FACTORS", "ArrayRecordings", "FileRecordings", "Header", "Mark", "Recordings", "is_recording"]
+__all__ = [
+    "ENDINGS",
+    "FACTORS",
+    "ArrayRecordings",
+    "FileRecordings",
+    "Header",
+    "Mark",
+    "Recordings",
+    "is_recording",
+]
 
 READERS = {
     ".edf": "read_raw_edf", ".bdf": "read_raw_bdf", ".gdf": "read_raw_gdf", ".vhdr": "read_raw_brainvision",
@@ -27,8 +36,8 @@ READERS = {
 ENDINGS = frozenset(READERS)
 FACTORS = {"V": 1.0, "mV": 1e-3, "uV": 1e-6, "nV": 1e-9}
 DAMAGE = (  # what the readers raise on bytes that are not what they say
-    OSError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError, AssertionError,
-    EOFError, MemoryError, NotImplementedError, struct.error, zlib.error,
+    OSError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError,
+    AssertionError, EOFError, MemoryError, NotImplementedError, struct.error, zlib.error,
 )  # fmt: skip
 DENSEST = 64  # values in a byte of a file, above which a header is not taken at its word
 LONG = 10_000_000  # values, below which it is
@@ -230,7 +239,9 @@ def is_recording(name: str) -> bool:
     """Whether a file is a recording by its name, and not a table of events or epochs of MNE's."""
     bare = name[: len(name) - len(ending(name))].lower()
     aside = ("eve", "epo", "cov", "fwd", "inv", "ave", "trans", "ica", "proj", "src")
-    return ending(name) in ENDINGS and not bare.endswith(tuple(f"{mark}{word}" for mark in "-_" for word in aside))
+    return ending(name) in ENDINGS and not bare.endswith(
+        tuple(f"{mark}{word}" for mark in "-_" for word in aside)
+    )
 
 
 def opened(path: str) -> Any:
@@ -257,7 +268,9 @@ def _marks(raw: Any, path: str) -> list[Mark]:
     if found or not ending(path).startswith(".fif"):
         return found
     bare = stem(path)
-    beside = next((Path(bare + added) for added in ("-eve.fif", "_eve.fif") if os.path.isfile(bare + added)), None)
+    beside = next(
+        (Path(bare + added) for added in ("-eve.fif", "_eve.fif") if os.path.isfile(bare + added)), None
+    )
     if beside is not None:
         events = mne.read_events(beside, verbose="error")
     elif "stim" in raw.get_channel_types():

@@ -38,7 +38,8 @@ class Reading:
     window. channels: names to use, None for all. montage: of MNE, for electrodes whose place the file does
     not know. reference: "as-recorded", or "average" of all channels. unit: that files' volts really are in;
     group: "subject" or "recording", what must not be on both sides of a split. patch, step: samples of a
-    token and from one to the next, for drawing.
+    token and from one to the next, and film: how a recipe cuts windows into frames and tubelets, for
+    drawing.
     """
 
     rate: float = 128.0
@@ -53,6 +54,7 @@ class Reading:
     group: str = "subject"
     patch: int = 0
     step: int = 0
+    film: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, asked: Mapping[str, Any]) -> Reading:
@@ -180,11 +182,19 @@ class EegSamples:
                 found.setdefault(header.names[row], place)
             if not len(rows):
                 names = ", ".join(header.names[:4])
-                reason = f"has no channel whose place is known ({names} ...): name them by --channels or --montage"
+                reason = (
+                    f"has no channel whose place is known ({names} ...): name them by --channels or --montage"
+                )
                 self.problems.append(BadSample(self.recordings.identity(recording), reason))
         self.names, self.places = list(found), np.array(list(found.values())).reshape(-1, 3)
         self.left_out = [name for name, _ in lost.most_common()]
-        self._keep([number for number, (recording, _, _) in enumerate(self.windows) if len(self.chosen[recording][0])])
+        self._keep(
+            [
+                number
+                for number, (recording, _, _) in enumerate(self.windows)
+                if len(self.chosen[recording][0])
+            ]
+        )
         if not self.windows:
             reason = self.problems[-1] if self.problems else "it is empty"
             raise UserError(f"{self.source} holds no usable EEG: {reason}")
@@ -209,7 +219,11 @@ class EegSamples:
         """Keep what fits in memory: whole windows where they are alike, else whole recordings."""
         reading, cut = self.reading, [self.chosen[recording][0] for recording, _, _ in self.windows]
         size = sum(len(rows) for rows in cut) * (reading.points + PLACE) * 4
-        if isinstance(self.recordings, ArrayRecordings) and self.recordings.path is None and size <= self._room:
+        if (
+            isinstance(self.recordings, ArrayRecordings)
+            and self.recordings.path is None
+            and size <= self._room
+        ):
             values, kept = [], []
             for index in range(len(self)):
                 try:
@@ -258,7 +272,8 @@ class EegSamples:
         """What is true of all samples and must be known to read them from a pack."""
         return {
             "rate": self.reading.rate, "seconds": self.reading.seconds, "patch": self.reading.patch,
-            "step": self.reading.step, "names": self.names, "places": np.round(self.places, 6).tolist(),
+            "step": self.reading.step, "film": self.reading.film, "names": self.names,
+            "places": np.round(self.places, 6).tolist(),
         }  # fmt: skip
 
     def read(self, index: int | np.integer) -> np.ndarray:
@@ -300,7 +315,7 @@ class EegSamples:
         return name if self._parts[recording] == 1 else f"{name}@{start / rate:.6g}s"
 
     def fingerprint(self) -> str:
-        """Digest of all names, and of the sizes of at most 4,096 recordings; of an array, of 64 of its rows."""
+        """Digest of all names, and of the sizes of at most 4,096 recordings; of 64 rows of an array."""
         digest = hashlib.sha256(f"{len(self)} {self.reading} {self.names}\n".encode())
         for index in range(len(self)):
             digest.update(f"{self.identity(index)}\n".encode("utf-8", "surrogateescape"))

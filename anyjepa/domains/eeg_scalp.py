@@ -120,16 +120,21 @@ def _traces(
         x = np.rint(10 * (left + np.arange(len(values)) * every / signals.shape[1] * TRACES)).astype(int)
         y = np.rint(10 * (level - values)).astype(int)
         steps = " ".join(f"{a} {b}" for a, b in zip(np.diff(x), np.diff(y), strict=True))
-        parts.append(f'<text x="{left - 5:g}" y="{level + 3:.1f}" text-anchor="end">{escape(names[channel][:8])}</text>')
+        parts.append(
+            f'<text x="{left - 5:g}" y="{level + 3:.1f}" text-anchor="end">'
+            f"{escape(names[channel][:8])}</text>"
+        )
         parts.append(f'<path transform="scale(.1)" style="stroke-width:7" d="M{x[0]} {y[0]}l{steps}"/>')
     low = TOP + ROW * len(rows) + 12
     for mark in np.linspace(0, seconds, 5):
         at = left + mark / seconds * TRACES
-        parts.append(f'<text class="unit" x="{at:.1f}" y="{low:.1f}" text-anchor="middle">{mark:.3g} s</text>')
+        parts.append(
+            f'<text class="unit" x="{at:.1f}" y="{low:.1f}" text-anchor="middle">{mark:.3g} s</text>'
+        )
     bar = scale * 3
     parts.append(
-        f'<path d="M{left - 38:g} {TOP}v{ROW / 2:g}" style="stroke-width:2"/><text class="unit" x="{left - 42:g}" '
-        f'y="{TOP - 4:g}">{_volts(bar)}</text>'
+        f'<path d="M{left - 38:g} {TOP}v{ROW / 2:g}" style="stroke-width:2"/>'
+        f'<text class="unit" x="{left - 42:g}" y="{TOP - 4:g}">{_volts(bar)}</text>'
     )
     return "".join(parts)
 

@@ -24,7 +24,9 @@ SOURCES = (
 PINK, WHITE = 9.0, 3.0  # microvolts of background: common to the neighbourhood, and of each electrode
 
 
-def simulated_eeg(split: str | None, rate: float, seconds: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def simulated_eeg(
+    split: str | None, rate: float, seconds: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(trials, 19 channels, time) float32 volts, labels (trials,) and subjects (trials,) of text.
 
     Each trial is one of `CLASSES`: the rhythm over the back of the head grows where the eyes are closed, and

@@ -19,7 +19,6 @@ from anyjepa.domains.eeg_recordings import (
     FACTORS,
     ArrayRecordings,
     FileRecordings,
-    Header,
     Recordings,
     ending,
     is_recording,
@@ -42,7 +41,9 @@ from anyjepa.domains.sources import (
 
 __all__ = ["open_eeg"]
 
-SUBJECT = re.compile(r"(?:^|[/_\-])((?:sub|subject|subj|patient|pat|s|p)[-_]?\d+)(?=[/_\-.rR@]|$)", re.IGNORECASE)
+SUBJECT = re.compile(
+    r"(?:^|[/_\-])((?:sub|subject|subj|patient|pat|s|p)[-_]?\d+)(?=[/_\-.rR@]|$)", re.IGNORECASE
+)
 LISTED = frozenset({*(ENDINGS - {".fif.gz"}), ".gz"})
 ARRAY_KEYS = ("x", "eeg", "data", "signals", "epochs")
 NAME_KEYS, RATE_KEYS = ("channels", "ch_names", "names"), ("rate", "sfreq", "fs")
@@ -104,11 +105,15 @@ def open_eeg(
         path, suffix = (beside, ending(beside.name)) if beside.is_file() else (path, suffix)
     if suffix not in ENDINGS:
         known = ", ".join(sorted(ENDINGS))
-        raise UserError(f"{source} is no EEG recording: give a folder, or a file that ends in {known} or .npz.")
+        raise UserError(
+            f"{source} is no EEG recording: give a folder, or a file that ends in {known} or .npz."
+        )
     return _from_files(source, path.parent, [path.name], labels, split, asked)
 
 
-def _from_folder(source: str, root: Path, labels: str | None, split: str | None, reading: Reading) -> EegSamples:
+def _from_folder(
+    source: str, root: Path, labels: str | None, split: str | None, reading: Reading
+) -> EegSamples:
     table = labels is not None and labels != "events" and is_event_table(labels)
     chosen = None if table else natural_split(list_folders(root), split)
     root = root / chosen if chosen else root
@@ -150,13 +155,17 @@ def _folder_labels(
 ) -> tuple[np.ndarray | None, list[str] | None]:
     """Classes from the first level of folders, where there are two or more and they are not subjects."""
     tops = [identity.split("/", 1)[0] if "/" in identity else None for identity in identities]
-    if any(who is not None and top is not None and _subject(top) for who, top in zip(subjects, tops, strict=True)):
+    if any(
+        who is not None and top is not None and _subject(top) for who, top in zip(subjects, tops, strict=True)
+    ):
         return None, None
     found, classes = index_classes(tops)
     return (found, classes) if len(classes) > 1 else (None, None)
 
 
-def _from_numpy(source: str, path: Path, labels: str | None, split: str | None, reading: Reading) -> EegSamples:
+def _from_numpy(
+    source: str, path: Path, labels: str | None, split: str | None, reading: Reading
+) -> EegSamples:
     names, rate, given = None, None, None
     found: Labelled = (None, None, None)
     mapped = None
@@ -164,7 +173,9 @@ def _from_numpy(source: str, path: Path, labels: str | None, split: str | None, 
         if path.suffix.lower() == ".npy":
             large = path.stat().st_size > 512 * 2**20
             values = read_array(path, mapped=True)
-            values, kind = (values, "EEGs in a mapped .npy file") if large else (np.array(values), "EEGs in a .npy file")
+            values, kind = (
+                (values, "EEGs in a mapped .npy file") if large else (np.array(values), "EEGs in a .npy file")
+            )
             mapped = str(path) if large else None
         else:
             with open_archive(path) as file:
@@ -184,7 +195,9 @@ def _from_numpy(source: str, path: Path, labels: str | None, split: str | None, 
         if what != "classes" and part is not None and len(part) != len(values):
             raise UserError(f"{path} holds {len(values)} EEGs but {len(part)} {what}: make them one to one.")
     wide = path.suffix.lower() == ".npz"
-    return _from_values(source, values, kind, found, labels, None if wide else split, reading, names, rate, given, mapped)
+    return _from_values(
+        source, values, kind, found, labels, None if wide else split, reading, names, rate, given, mapped
+    )
 
 
 def _described(file: Any) -> tuple[list[str] | None, float | None, np.ndarray | None]:
@@ -222,7 +235,8 @@ def _from_values(
 ) -> EegSamples:  # fmt: skip
     if values.ndim != 3 or values.dtype.kind not in "iuf" or not values.size:
         raise UserError(
-            f"{source} has shape {values.shape} of {values.dtype}: EEG is an array (n, channels, time) of numbers."
+            f"{source} has shape {values.shape} of {values.dtype}: EEG is an array (n, channels, "
+            "time) of numbers."
         )
     names = names or list(reading.channels or ()) or None
     if names is None and values.shape[1] == len(TEN_TWENTY):
@@ -232,8 +246,8 @@ def _from_values(
     if names is None or len(names) != values.shape[1]:
         said = f"{len(names)} names" if names else "no names"
         raise UserError(
-            f"{source} has {values.shape[1]} channels but {said}: name them in order with --channels Fz,Cz,..., or "
-            "store them as 'channels' in a .npz file."
+            f"{source} has {values.shape[1]} channels but {said}: name them in order with --channels Fz,Cz,..., "
+            "or store them as 'channels' in a .npz file."
         )
     store = ArrayRecordings(values, names, rate, FACTORS[reading.unit], given, mapped)
     return _assembled(source, store, kind, found, labels, split, reading, [])
@@ -284,12 +298,18 @@ def _at_events(
         stop = start + round(reading.seconds * rate)
         if start < 0 or stop > header.points:
             name = f"{store.identity(event.recording)}@{event.onset:.6g}s"
-            lost.append(BadSample(name, f"its window of {reading.seconds:g} s reaches beyond the recording (--seconds)"))
+            lost.append(
+                BadSample(
+                    name, f"its window of {reading.seconds:g} s reaches beyond the recording (--seconds)"
+                )
+            )
         else:
             windows.append((event.recording, start, stop))
             kept.append(event)
     if not kept:
-        raise UserError(f"no event of {source} leaves room for a window of {reading.seconds:g} s: shorten --seconds.")
+        raise UserError(
+            f"no event of {source} leaves room for a window of {reading.seconds:g} s: shorten --seconds."
+        )
     given, classes = as_labels([event.label for event in kept])
     named = any(event.group for event in kept)
     who = None if groups is None else groups[[event.recording for event in kept]]
@@ -312,7 +332,9 @@ def _windows(store: Recordings, reading: Reading, source: str) -> tuple[list[Win
             short.append(BadSample(store.identity(number), reason))
             continue
         step = max(1, round((reading.stride or reading.seconds) * rate))
-        bad = [(mark.onset * rate, (mark.onset + mark.seconds) * rate) for mark in header.marks if is_bad(mark)]
+        bad = [
+            (mark.onset * rate, (mark.onset + mark.seconds) * rate) for mark in header.marks if is_bad(mark)
+        ]
         for start in range(0, max(1, header.points - length + 1), step):
             if not any(begin < start + length and end > start for begin, end in bad):
                 windows.append((number, start, min(start + length, header.points)))

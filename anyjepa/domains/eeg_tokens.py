@@ -39,7 +39,7 @@ def scaled(
 def _places(
     batch: dict[str, Tensor], times: int, keep: Tensor | None
 ) -> tuple[Float[Tensor, "batch tokens 4"], Tensor]:
-    """Coordinates (x, y, z in metres, number of the stretch) of all tokens, or those kept, and their presence.
+    """Coordinates (x, y, z in metres, number of the stretch) of tokens, and which are present.
 
     Channel by channel, the stretches of each in order of time.
     """
@@ -112,7 +112,9 @@ class LocalEncoder(nn.Module):
             points = (points - kernel) // stride + 1
         return points
 
-    def local(self, signals: Float[Tensor, "batch channels time"]) -> Float[Tensor, "batch channels times width"]:
+    def local(
+        self, signals: Float[Tensor, "batch channels time"]
+    ) -> Float[Tensor, "batch channels times width"]:
         """Tokens of signals that are scaled already."""
         found = self.convolutions(signals.flatten(0, 1).unsqueeze(1))
         return found.mT.unflatten(0, signals.shape[:2])
@@ -177,7 +179,9 @@ class ElectrodeCode(nn.Module):
         places = coordinates[..., :3]
         space = self.of_places(places)
         if self.table is not None:
-            far = torch.cdist(places.float().nan_to_num(1e3), self.places.nan_to_num(-1e3).expand(len(places), -1, -1))
+            far = torch.cdist(
+                places.float().nan_to_num(1e3), self.places.nan_to_num(-1e3).expand(len(places), -1, -1)
+            )
             nearest, row = far.min(-1)
             # a thousandth of a metre apart is the same electrode
             space = torch.where((nearest < 1e-3).unsqueeze(-1), self.table[row].to(space.dtype), space)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
@@ -18,12 +17,13 @@ from anyjepa.core.decoder import Decoder
 from anyjepa.core.errors import UserError
 from anyjepa.core.method import Batch, Context, Method, single_at_least
 from anyjepa.core.processes import share_of_all
-from anyjepa.core.targets import EmaTeacher, SameEncoder
+from anyjepa.core.targets import EmaTeacher, SameEncoder, TransformerTeacher
 from anyjepa.core.tokens import Tokens, take
 from anyjepa.core.transformer import Encoder, initialise
 from anyjepa.domains import Samples
 from anyjepa.domains.eeg_batches import beside, some_channels
-from anyjepa.domains.eeg_heads import downstream_head
+from anyjepa.domains.eeg_heads import HEADS, downstream_head
+from anyjepa.domains.eeg_pooling import average, over_regions
 from anyjepa.domains.eeg_tokens import ElectrodeCode, LocalEncoder, Stretches
 from anyjepa.recipes import Recipe, flag
 
@@ -35,8 +35,8 @@ class SJepa(Recipe):
     """S-JEPA (Guetschel, Moreau, Tangermann 2024, arXiv:2403.11772; follow-up of 2026, arXiv:2609.33487).
 
     Each electrode's signal is cut into stretches of a second, a token each, which knows where on the head its
-    electrode lies, in metres, and when it was. Balls of neighbouring electrodes are hidden for some seconds. A
-    context encoder sees the rest; a predictor that attends to it must guess the tokens that a teacher, the
+    electrode lies, in metres, and when it was. Balls of neighbouring electrodes are hidden for some seconds.
+    A context encoder sees the rest; a predictor that attends to it must guess the tokens that a teacher, the
     encoder's exponential moving average, which sees every electrode, gives the hidden ones. Position codes
     are functions of places, not of channel numbers, so that one encoder reads any montage, and recordings of
     different ones are trained on side by side.
@@ -74,6 +74,8 @@ class SJepa(Recipe):
     paper: ClassVar[str] = "arXiv:2403.11772"
     domain: ClassVar[str] = "eeg"
     example_data: ClassVar[str] = "synthetic-eeg"
+    proposed: ClassVar[bool] = True
+    downstream: ClassVar[tuple[str, ...]] = HEADS
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {},
         "s-jepa-2024": {
@@ -147,11 +149,17 @@ class SJepa(Recipe):
                 raise UserError(f"{flag(name)} must be above 0, not {getattr(self, name):g}.")
         for name in ("heads", "predictor_heads"):
             if self.width % getattr(self, name):
-                raise UserError(f"--width {self.width} does not divide into {flag(name)} {getattr(self, name)}.")
-        if self.place_width % 6 or not 0 < self.place_width < self.width or (self.width - self.place_width) % 2:
+                raise UserError(
+                    f"--width {self.width} does not divide into {flag(name)} {getattr(self, name)}."
+                )
+        if (
+            self.place_width % 6
+            or not 0 < self.place_width < self.width
+            or (self.width - self.place_width) % 2
+        ):
             raise UserError(
-                f"--place-width {self.place_width} must be a multiple of 6 below --width {self.width}, and the "
-                "rest even."
+                f"--place-width {self.place_width} must be a multiple of 6 below --width {self.width}, and "
+                "the rest even."
             )
         if self.tokenizer == "convolutions" and self.width != LocalEncoder.LAYERS[-1][0]:
             raise UserError(f"--tokenizer convolutions makes tokens of width {LocalEncoder.LAYERS[-1][0]}.")
@@ -162,7 +170,8 @@ class SJepa(Recipe):
             )
         if not 0 < self.share < 1 or self.radius < 0 or not 0 <= self.length <= self.times:
             raise UserError(
-                f"--share lies between 0 and 1, --radius is not below 0, and --length is at most {self.times}."
+                f"--share lies between 0 and 1, --radius is not below 0, and --length is at most "
+                f"{self.times}."
             )
 
     @property
@@ -246,19 +255,6 @@ class SJepa(Recipe):
         return beside(samples)
 
 
-class TransformerTeacher(EmaTeacher):
-    """A teacher whose tokenizer and position codes are the student's: only its transformer is an average."""
-
-    @torch.no_grad()
-    def follow(self, encoder: nn.Module, momentum: float) -> None:
-        """The transformer follows at `momentum`; what makes its tokens is copied."""
-        super().follow(encoder, momentum)
-        for part in ("tokenizer", "positions"):
-            mine, theirs = (getattr(one, part) for one in (self.encoder, encoder))
-            for one, other in zip(mine.parameters(), theirs.parameters(), strict=True):
-                one.copy_(other)
-
-
 class ElectrodePrediction(Method):
     """Predict the teacher's tokens of hidden balls of electrodes from the tokens that are seen.
 
@@ -313,7 +309,7 @@ class ElectrodePrediction(Method):
         if self.recipe.variance:
             terms["missing_spread"] = _missing_spread(predicted, asked)
             terms["loss"] = terms["loss"] + self.recipe.variance * terms["missing_spread"]
-        return terms | {"embedding": _mean(whole).detach()}
+        return terms | {"embedding": average(whole).detach()}
 
     def seen(self, batch: Batch, masks: BallMasks) -> Tokens:
         """The context encoder's tokens; entries that only pad are not present, and no other sees them."""
@@ -337,7 +333,7 @@ class ElectrodePrediction(Method):
         return self._pooled(self.tokens(batch))
 
     def _pooled(self, tokens: Tokens) -> Tensor:
-        return _regions(tokens) if self.recipe.pool == "regions" else _mean(tokens)
+        return over_regions(tokens) if self.recipe.pool == "regions" else average(tokens)
 
     def views(self, batch: Batch, context: Context, count: int) -> Float[Tensor, "batch views dim"]:
         """The context encoder's pooled tokens under `count` different masks."""
@@ -375,29 +371,6 @@ class ElectrodePrediction(Method):
         """The teacher's momentum, where there is a teacher."""
         moves = isinstance(self.target, EmaTeacher)
         return {"momentum": self.target.momentum(context.progress)} if moves else {}
-
-
-def _mean(tokens: Tokens) -> Float[Tensor, "batch width"]:
-    if tokens.present is None:
-        return tokens.values.mean(1)
-    there = tokens.present.to(tokens.values.dtype).unsqueeze(2)
-    return (tokens.values * there).sum(1) / there.sum(1)
-
-
-# front, centre, side and back of either half of the head, in metres
-REGIONS = ((-0.04, 0.075, 0.04), (0.04, 0.075, 0.04), (-0.045, 0.0, 0.085), (0.045, 0.0, 0.085),
-           (-0.075, -0.005, 0.01), (0.075, -0.005, 0.01), (-0.035, -0.075, 0.04), (0.035, -0.075, 0.04))  # fmt: skip
-REACH = 0.035
-
-
-def _regions(tokens: Tokens) -> Float[Tensor, "batch dim"]:
-    """Averages weighted by nearness to each of `REGIONS`, side by side; electrodes may be in any order."""
-    places = torch.tensor(REGIONS, device=tokens.values.device, dtype=torch.float32)
-    far = torch.cdist(places.expand(len(tokens.values), -1, -1), tokens.coordinates[..., :3].float())
-    logits = -far.square() / (2 * REACH**2)
-    if tokens.present is not None:
-        logits = logits.masked_fill(~tokens.present.unsqueeze(1), -torch.inf)
-    return (logits.softmax(-1).to(tokens.values.dtype) @ tokens.values).flatten(1)
 
 
 def _missing_spread(predicted: Tensor, asked: Tensor) -> Tensor:
