@@ -14,9 +14,10 @@ from anyjepa.core.errors import BadSample, UserError
 from anyjepa.domains import Domain, Samples
 from anyjepa.domains.eeg_baselines import band_power, classical, on_electrodes
 from anyjepa.domains.eeg_batches import PLACE
+from anyjepa.domains.eeg_frames import Film, FrameTubelets, rows_of
 from anyjepa.domains.eeg_recordings import ENDINGS, FileRecordings
 from anyjepa.domains.eeg_samples import EegSamples
-from anyjepa.domains.eeg_scalp import Shading, drawn, painted
+from anyjepa.domains.eeg_scalp import Cells, Shading, drawn, film_strip, painted
 from anyjepa.domains.eeg_sources import open_eeg
 
 __all__ = ["Eeg"]
@@ -153,13 +154,23 @@ class Eeg(Domain):
         self, batch: dict[str, Tensor], index: int, facts: dict, colours: Tensor | None = None
     ) -> np.ndarray:
         """(h, w, 3) uint8: up to eight traces; ``colours`` (tokens, 3) paint stretches of them."""
+        if facts.get("film"):
+            _, video, cells = _film(batch, index, facts, colours)
+            shading = [(row, *span, colour) for frame, row, *span, colour in cells if frame == 0]
+            return painted(video[0], facts["rate"], shading)
         signals, _, _ = _one(batch, index, facts)
         return painted(signals, facts["rate"], _shading(batch, index, facts, colours))
 
     def figure(
         self, batch: dict[str, Tensor], index: int, facts: dict, colours: Tensor | None = None
     ) -> str | None:
-        """The head from above and the traces; ``colours`` (tokens, 3) shade electrodes and stretches."""
+        """The head from above and the traces; ``colours`` (tokens, 3) shade electrodes and stretches.
+
+        For recipes that cut windows into frames, a strip of four frames with its tubelets.
+        """
+        if facts.get("film"):
+            rows, video, cells = _film(batch, index, facts, colours)
+            return film_strip(video, rows, facts["rate"], facts["film"]["hop"], cells)
         return drawn(*_one(batch, index, facts), facts["rate"], _shading(batch, index, facts, colours))
 
 
@@ -175,6 +186,31 @@ def _one(batch: dict[str, Tensor], index: int, facts: dict) -> tuple[np.ndarray,
         for near, gap in zip(far.argmin(1), far.min(1), strict=True)
     ]
     return signals, places, names
+
+
+def _film(
+    batch: dict[str, Tensor], index: int, facts: dict, colours: Tensor | None
+) -> tuple[list[str], np.ndarray, Cells]:
+    """Names of the rows, the frames (frames, rows, samples), and what of them tubelets paint."""
+    said = facts["film"]
+    rows, _ = rows_of(facts, said["names"])
+    film = Film.of(said, len(rows))
+    tubelets = FrameTubelets(film, 1, [place for _, place in rows])
+    one = {name: value[index : index + 1].detach().cpu() for name, value in batch.items()}
+    signals, _ = tubelets.rows(one)
+    video = film.video(signals)[0].float().numpy()
+    cells: Cells = []
+    if colours is not None:
+        paint = colours.detach().float().cpu().numpy().reshape(*film.grid, 3)
+        part, high, wide = film.token
+        for depth, line, column in np.argwhere(~np.isnan(paint).any(axis=3)).tolist():
+            span = column * wide / facts["rate"], min(film.size, (column + 1) * wide) / facts["rate"]
+            cells += [
+                (frame, row, *span, paint[depth, line, column])
+                for frame in range(depth * part, (depth + 1) * part)
+                for row in range(line * high, min(film.rows, (line + 1) * high))
+            ]
+    return [name for name, _ in rows], video, cells
 
 
 def _shading(batch: dict[str, Tensor], index: int, facts: dict, colours: Tensor | None) -> Shading | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,10 +13,23 @@ from torch.nn import functional
 from anyjepa.core.positions import grid
 from anyjepa.core.tokens import Tokens, take
 
-__all__ = ["Film", "FrameTubelets", "stretched_centre"]
+__all__ = ["Film", "FrameTubelets", "rows_of", "stretched_centre"]
 
+Row = tuple[str, list[float]]
 NEAR = 0.012  # metres within which an electrode is the one of a row
 SHORTEST_SIDE = 0.3, 1.35  # of the released crop: least share of the area, and most columns over rows
+
+
+def rows_of(facts: Mapping[str, Any], names: Sequence[str] | None) -> tuple[list[Row], list[str]]:
+    """Names and places of the rows: of the named electrodes in that order, else all; and which names lack."""
+    found = {
+        str(name).lower(): (str(name), list(place))
+        for name, place in zip(facts["electrodes"], facts["places"], strict=True)
+    }
+    if names is None:
+        return list(found.values()), []
+    rows = [found[name.lower()] for name in names if name.lower() in found]
+    return rows, [name for name in names if name.lower() not in found]
 
 
 def stretched_centre(video: Float[Tensor, "batch frames rows columns"]) -> Tensor:
@@ -56,6 +70,12 @@ class Film:
             token,
             fill,
         )
+
+    @classmethod
+    def of(cls, said: Mapping[str, Any], rows: int) -> Film:
+        """From what a recipe says of it for drawing."""
+        part, high, wide = said["token"]
+        return cls(said["frames"], said["size"], said["hop"], rows, (part, high, wide), said["fill"])
 
     @property
     def points(self) -> int:

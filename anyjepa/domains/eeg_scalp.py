@@ -8,14 +8,17 @@ from html import escape
 import numpy as np
 from PIL import Image, ImageDraw
 
-__all__ = ["Shading", "drawn", "flattened", "painted"]
+__all__ = ["Cells", "Shading", "drawn", "film_strip", "flattened", "painted"]
 
 MOST_ROWS = 20
 HEAD, TRACES, LEFT, ROW, TOP = 230.0, 620.0, 46.0, 21.0, 16.0
 POINTS = 600  # of a trace that are drawn
 INK, FAINT, PAPER = "#1b1d22", "#8b93a1", "#fbfbf9"
+FRAMES = 4  # of a strip
 Shading = Sequence[tuple[int, float, float, np.ndarray]]
 """Channel's number, start and end in seconds, and colour (3,) in 0..1 of each token that is painted."""
+Cells = list[tuple[int, int, float, float, np.ndarray]]
+"""Frame and row, start and end in seconds from the frame's, and colour of each part that is painted."""
 
 
 def flattened(places: np.ndarray) -> np.ndarray:
@@ -51,17 +54,23 @@ def drawn(
     height = max(HEAD + 10, TOP + ROW * len(rows) + 24)
     width = HEAD + LEFT + TRACES + 12
     seconds = signals.shape[1] / rate
-    parts = [f'<rect width="{width:g}" height="{height:g}" rx="6" fill="{PAPER}"/>']
-    parts.append(_head(places, names, shading, seconds, height))
-    parts.append(_traces(signals, names, rows, rate, shading))
+    parts = [
+        _head(places, names, shading, seconds, height),
+        _traces(signals, names, rows, rate, shading),
+    ]
     said = f"{len(places)} electrodes on the head from above, and {seconds:g} seconds of {len(rows)} of them"
+    return _sheet(parts, width, height, said)
+
+
+def _sheet(parts: Sequence[str], width: float, height: float, said: str) -> str:
     return (
         f'<svg class="wide" viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{said}" '
         'style="width:100%;max-width:1000px;display:block" xmlns="http://www.w3.org/2000/svg">'
         f"<style>.eeg text{{font:9px system-ui,sans-serif;fill:{INK}}}.eeg .unit{{fill:{FAINT}}}"
         f".eeg path{{fill:none;stroke:{INK};stroke-width:.7;stroke-linejoin:round}}"
         f".eeg .skin{{stroke:{FAINT};stroke-width:1.4}}</style>"
-        f'<g class="eeg">{"".join(parts)}</g></svg>'
+        f'<g class="eeg"><rect width="{width:g}" height="{height:g}" rx="6" fill="{PAPER}"/>'
+        f"{''.join(parts)}</g></svg>"
     )
 
 
@@ -149,6 +158,46 @@ def _volts(value: float) -> str:
 def _hex(colour: np.ndarray) -> str:
     red, green, blue = np.rint(np.clip(colour, 0, 1) * 255).astype(int)
     return f"#{red:02x}{green:02x}{blue:02x}"
+
+
+def film_strip(video: np.ndarray, names: Sequence[str], rate: float, hop: int, cells: Cells) -> str:
+    """SVG: up to four frames (frames, rows, samples) side by side, each with its time in the recording."""
+    shown = np.unique(np.linspace(0, len(video) - 1, min(FRAMES, len(video))).round().astype(int)).tolist()
+    rows, columns = video.shape[1:]
+    wide = (TRACES + HEAD - 10 * len(shown)) / len(shown)
+    tall = min(ROW, 420 / rows)
+    low = TOP + tall * rows
+    parts, seconds = [], columns / rate
+    every = max(1, int(columns // (2 * wide)))
+    for place, frame in enumerate(shown):
+        left = LEFT + place * (wide + 10)
+        parts.append(
+            f'<rect x="{left:.1f}" y="{TOP}" width="{wide:.1f}" height="{tall * rows:.1f}" fill="#fff" '
+            f'stroke="{FAINT}" stroke-width=".6"/>'
+        )
+        for at, row, start, stop, colour in cells:
+            if at == frame:
+                parts.append(
+                    f'<rect x="{left + start / seconds * wide:.1f}" y="{TOP + row * tall:.1f}" '
+                    f'width="{(stop - start) / seconds * wide:.1f}" height="{tall:.1f}" '
+                    f'fill="{_hex(colour)}" fill-opacity=".55"/>'
+                )
+        for row in range(rows):
+            values = np.clip(video[frame, row, ::every] / 6, -0.5, 0.5) * tall
+            x = np.rint(10 * (left + np.arange(len(values)) * every / columns * wide)).astype(int)
+            y = np.rint(10 * (TOP + tall * (row + 0.5) - values)).astype(int)
+            steps = " ".join(f"{a} {b}" for a, b in zip(np.diff(x), np.diff(y), strict=True))
+            parts.append(f'<path transform="scale(.1)" style="stroke-width:6" d="M{x[0]} {y[0]}l{steps}"/>')
+        begin = frame * hop / rate
+        parts.append(
+            f'<text class="unit" x="{left:.1f}" y="{low + 12:.1f}">frame {frame + 1}: {begin:g} to '
+            f"{begin + seconds:g} s</text>"
+        )
+    for row, name in enumerate(names):
+        level = TOP + tall * (row + 0.5) + 3
+        parts.append(f'<text x="{LEFT - 4:g}" y="{level:.1f}" text-anchor="end">{escape(name[:8])}</text>')
+    width, height = LEFT + TRACES + HEAD + 4, low + 20
+    return _sheet(parts, width, height, f"{len(shown)} of {len(video)} frames of {rows} electrodes")
 
 
 def painted(signals: np.ndarray, rate: float, shading: Shading | None = None) -> np.ndarray:

@@ -246,8 +246,8 @@ def _from_values(
     if names is None or len(names) != values.shape[1]:
         said = f"{len(names)} names" if names else "no names"
         raise UserError(
-            f"{source} has {values.shape[1]} channels but {said}: name them in order with --channels Fz,Cz,..., "
-            "or store them as 'channels' in a .npz file."
+            f"{source} has {values.shape[1]} channels but {said}: name them in order with --channels "
+            "Fz,Cz,..., or store them as 'channels' in a .npz file."
         )
     store = ArrayRecordings(values, names, rate, FACTORS[reading.unit], given, mapped)
     return _assembled(source, store, kind, found, labels, split, reading, [])

@@ -23,11 +23,11 @@ from anyjepa.core.transformer import Encoder, Predictor, initialise
 from anyjepa.core.tube_masks import TubeBlocks
 from anyjepa.domains import Samples
 from anyjepa.domains.eeg_batches import beside
-from anyjepa.domains.eeg_frames import Film, FrameTubelets
+from anyjepa.domains.eeg_frames import Film, FrameTubelets, rows_of
 from anyjepa.domains.eeg_montage import TEN_TWENTY, electrode_name
 from anyjepa.recipes import Recipe, flag
 
-ENOUGH = 3 / 4  # of the named electrodes that a recording must have to be read by these
+ENOUGH = 3  # times as many of the named electrodes must be there as lack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,8 +129,8 @@ class EegVjepa(Recipe):
             raise UserError(f"--frames {self.frames} do not divide into tokens of {self.token_frames}.")
         if self.film(self.token_rows).leaks:
             raise UserError(
-                f"frames of {self.frame_seconds:g} s every --hop {self.hop:g} s overlap, so that what is hidden "
-                "in one is seen in the next: make --hop as long as a frame."
+                f"frames of {self.frame_seconds:g} s every --hop {self.hop:g} s overlap, so that what is "
+                "hidden in one is seen in the next: make --hop as long as a frame."
             )
         for width, heads, part in [
             (self.width, self.heads, ""),
@@ -183,7 +183,14 @@ class EegVjepa(Recipe):
             "seconds": film.points / self.rate,
             "stride": self.stride,
             "delay": self.delay,
-            "film": {"frames": film.frames, "size": film.size, "hop": film.hop, "token": list(film.token)},
+            "film": {
+                "frames": film.frames,
+                "size": film.size,
+                "hop": film.hop,
+                "token": list(film.token),
+                "fill": film.fill,
+                "names": self._names(),
+            },
         }
 
     @classmethod
@@ -197,17 +204,12 @@ class EegVjepa(Recipe):
 
     def _rows(self, facts: dict[str, Any]) -> list[list[float]]:
         """Places of the rows: of the named electrodes in that order, else of all that the data has."""
-        found = {
-            str(name).lower(): place for name, place in zip(facts["electrodes"], facts["places"], strict=True)
-        }
-        names = self._names()
-        if names is None:
-            return list(found.values())
-        rows = [found[name.lower()] for name in names if name.lower() in found]
-        if len(rows) < ENOUGH * len(names):
-            lacking = ", ".join(name for name in names if name.lower() not in found)
-            raise UserError(f"the data lacks {lacking} of --electrodes: name those that it has, or say auto.")
-        return rows
+        rows, lacking = rows_of(facts, self._names())
+        if len(lacking) * ENOUGH > len(rows):
+            raise UserError(
+                f"the data lacks {', '.join(lacking)} of --electrodes: name those that it has, or say auto."
+            )
+        return [place for _, place in rows]
 
     def method(self, facts: dict[str, Any]) -> FrameJepa:
         """Tokenizer, encoder, predictor, teacher and mask samplers."""
@@ -292,6 +294,6 @@ class FrameJepa(FamilyJepa):
         if not rows and not samples:
             return []
         return [
-            f"{rows} of {tubelets.film.rows} electrodes and {samples} of {tubelets.film.size} samples of each "
-            "frame are in no token: --fill true takes them in."
+            f"{rows} of {tubelets.film.rows} electrodes and {samples} of {tubelets.film.size} samples of "
+            "each frame are in no token: --fill true takes them in."
         ]
