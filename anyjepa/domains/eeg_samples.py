@@ -312,7 +312,8 @@ class EegSamples:
         recording, start, _ = self.windows[index]
         name = self.recordings.identity(recording)
         rate = self.recordings.headers[recording].rate or self.reading.rate
-        return name if self._parts[recording] == 1 else f"{name}@{start / rate:.6g}s"
+        whole = self._parts[recording] == 1 and start == 0
+        return name if whole else f"{name}@{start / rate:.6g}s"
 
     def fingerprint(self) -> str:
         """Digest of all names, and of the sizes of at most 4,096 recordings; of 64 rows of an array."""

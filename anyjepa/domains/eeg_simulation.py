@@ -21,7 +21,8 @@ SOURCES = (
     ("C3", 21.0, (2.5, 2.5, 2.5, 4.5)),
     ("C4", 21.0, (2.5, 2.5, 4.5, 2.5)),
 )
-PINK, WHITE = 9.0, 3.0  # microvolts of background: common to the neighbourhood, and of each electrode
+PINK, WHITE = 9.0, 3.0  # microvolts of background: falling with frequency, and the same at each
+NOISE_REACH, SLOPE = 0.02, 0.5  # metres over which the first is common to electrodes, and how it falls
 
 
 def simulated_eeg(
@@ -43,7 +44,7 @@ def simulated_eeg(
     where = {label: places[list(TEN_TWENTY).index(label)] for label in ("C3", "C4", "Fz")}
     where["Oz"] = (places[list(TEN_TWENTY).index("O1")] + places[list(TEN_TWENTY).index("O2")]) / 2
     apart = np.linalg.norm(places[:, None] - places[None], axis=2)
-    background = np.linalg.cholesky(np.exp(-apart / 0.08) + 1e-6 * np.eye(len(places)))
+    background = np.linalg.cholesky(np.exp(-apart / NOISE_REACH) + 1e-6 * np.eye(len(places)))
     frequencies = np.fft.rfftfreq(points, 1 / rate)
     volts = np.zeros((len(labels), len(places), points), np.float32)
     for place, rhythm, amplitudes in SOURCES:
@@ -54,7 +55,7 @@ def simulated_eeg(
         band = np.exp(-0.5 * ((frequencies - rhythm - shift[:, None]) / 0.8) ** 2)
         wave = _noise(random, band)
         volts += (np.array(amplitudes)[labels] * gain)[:, None, None] * reach[:, :, None] * wave[:, None]
-    pink = 1 / np.maximum(frequencies, 1.0)
+    pink = np.maximum(frequencies, 1.0) ** -SLOPE
     loose = _noise(random, np.broadcast_to(pink, (len(labels), len(places), len(frequencies))))
     volts += PINK * np.einsum("ce,net->nct", background, loose, optimize=True)
     volts += WHITE * random.standard_normal(volts.shape, np.float32)

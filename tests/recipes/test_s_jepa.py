@@ -145,13 +145,19 @@ def test_the_encoder_is_torchs_own_transformer():
     for mine, theirs in zip(method.predictor.blocks, decoder.layers, strict=True):
         _copy_attention(mine.attention, theirs.self_attn)
         with torch.no_grad():
-            theirs.multihead_attn.in_proj_weight.copy_(torch.cat([mine.cross.query.weight, mine.cross.memory.weight]))
-            theirs.multihead_attn.in_proj_bias.copy_(torch.cat([mine.cross.query.bias, mine.cross.memory.bias]))
+            theirs.multihead_attn.in_proj_weight.copy_(
+                torch.cat([mine.cross.query.weight, mine.cross.memory.weight])
+            )
+            theirs.multihead_attn.in_proj_bias.copy_(
+                torch.cat([mine.cross.query.bias, mine.cross.memory.bias])
+            )
             theirs.multihead_attn.out_proj.load_state_dict(mine.cross.out.state_dict())
         _copy_rest(mine.mlp, mine.norms, theirs)
     asked = torch.randn(3, 7, 64)
     found = method.predictor(wanted, asked)
-    torch.testing.assert_close(found, decoder(asked + method.predictor.mask_token, wanted), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        found, decoder(asked + method.predictor.mask_token, wanted), atol=1e-4, rtol=1e-4
+    )
 
 
 @torch.no_grad()
@@ -173,7 +179,9 @@ def test_the_whole_encoder_is_braindecodes():
     models = pytest.importorskip("braindecode.models", exc_type=ImportError)
     places = scattered(6)
     method = small_2024(places=places, depth=2, expansion=32.0)
-    info = [{"loc": np.concatenate([place, np.zeros(9)]), "ch_name": f"E{n}"} for n, place in enumerate(places)]
+    info = [
+        {"loc": np.concatenate([place, np.zeros(9)]), "ch_name": f"E{n}"} for n, place in enumerate(places)
+    ]
     theirs = models.SignalJEPA(
         n_outputs=2, n_chans=6, chs_info=info, n_times=536, sfreq=128, transformer__num_encoder_layers=2
     ).eval()
@@ -196,14 +204,18 @@ def test_what_is_hidden_is_not_seen():
     method, batch = small(), beside(windows())
     masks = method.masks(batch, context())
     seen = method.seen(batch, masks).values
-    hidden = torch.zeros(3, 19 * 8, dtype=torch.bool).scatter(1, masks.targets[:, 0], True).unflatten(1, (19, 8))
+    hidden = (
+        torch.zeros(3, 19 * 8, dtype=torch.bool).scatter(1, masks.targets[:, 0], True).unflatten(1, (19, 8))
+    )
     # backwards in time, a stretch keeps its deviation, by which the window is scaled
     cut = batch["eeg"].unflatten(2, (8, 32))
     whole = hidden.all(2, keepdim=True).unsqueeze(3)
     assert whole.any(), "a channel that is hidden throughout"
     turned = torch.where(whole, cut.flip(2).flip(3), cut).flatten(2)
     assert not torch.equal(turned, batch["eeg"])
-    torch.testing.assert_close(method.seen({**batch, "eeg": turned}, masks).values, seen, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        method.seen({**batch, "eeg": turned}, masks).values, seen, atol=1e-5, rtol=1e-5
+    )
     moved = torch.where(whole, cut, cut.flip(3)).flatten(2)
     assert not torch.allclose(method.seen({**batch, "eeg": moved}, masks).values, seen, atol=1e-3)
 
