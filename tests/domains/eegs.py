@@ -50,7 +50,8 @@ def write_brainvision(path, volts, names=tuple(NAMES), rate=128.0, marks=()):
     path.write_text(
         "Brain Vision Data Exchange Header File Version 1.0\n\n[Common Infos]\nCodepage=UTF-8\n"
         f"DataFile={stem}.eeg\nMarkerFile={stem}.vmrk\nDataFormat=BINARY\nDataOrientation=MULTIPLEXED\n"
-        f"NumberOfChannels={len(names)}\nSamplingInterval={1e6 / rate:g}\n\n[Binary Infos]\nBinaryFormat=INT_16\n\n"
+        f"NumberOfChannels={len(names)}\nSamplingInterval={1e6 / rate:g}\n\n"
+        "[Binary Infos]\nBinaryFormat=INT_16\n\n"
         f"[Channel Infos]\n{channels}\n",
         encoding="utf-8",
     )

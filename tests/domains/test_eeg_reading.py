@@ -229,7 +229,8 @@ def test_two_formats_of_one_recording_have_two_names(tmp_path):
 def test_what_is_no_eeg_is_one_sentence(tmp_path):
     (tmp_path / "a.txt").write_text("no")
     for source, said in (
-        (tmp_path, "holds no EEG"), (tmp_path / "a.txt", "no EEG recording"), ("", "empty"), ("hf:x", "not a source"),
+        (tmp_path, "holds no EEG"), (tmp_path / "a.txt", "no EEG recording"), ("", "empty"),
+        ("hf:x", "not a source"),
         ("synthetic-egg", "synthetic-eeg"), (tmp_path / "b.edf", "does not exist"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=said) as caught:

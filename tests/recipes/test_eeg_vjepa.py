@@ -166,7 +166,7 @@ def absolute(film):
 
 @pytest.mark.parametrize(("step", "leaks"), [(1, True), (2, False), (3, False)])
 def test_what_is_hidden_is_nowhere_seen_in_absolute_time(step, leaks):
-    """The note's windows of 5 s every 2.5 s: every frame overlaps the next, every second or third does not."""
+    """The note's windows of 5 s every 2.5 s: each frame overlaps the next, but not the second."""
     film = Film(8, 500, 250 * step, 16, (2, 4, 30))
     assert film.leaks == leaks
     held = absolute(film)
@@ -233,7 +233,7 @@ def test_area_under_the_curve_with_the_notes_four_scores():
 
 def test_electrodes_that_lack_are_named():
     few = {"electrodes": ["Fz", "Cz"], "places": PLACES[:2].tolist(), "rate": 100.0}
-    with pytest.raises(UserError, match="lacks Fp1.*auto"):
+    with pytest.raises(UserError, match=r"lacks Fp1.*auto"):
         recipe("eeg-vjepa").preset("paper").method(few)
     method = small(facts={**few, "rate": 64.0}, token_rows=1)
     assert method.encoder.tokenizer.film.rows == 2
