@@ -27,11 +27,20 @@ REGIONS = (
 REACH = 0.035  # metres
 
 
-def over_regions(tokens: Tokens) -> Float[Tensor, "batch dim"]:
-    """Averages weighted by nearness to each of `REGIONS`, side by side; electrodes may be in any order."""
+def over_regions(tokens: Tokens, spread: bool = False) -> Float[Tensor, "batch dim"]:
+    """Averages weighted by nearness to each of `REGIONS`, side by side; electrodes may be in any order.
+
+    spread: beside each average the standard deviation about it, in which the strength of a rhythm shows, of
+    which no average keeps more than what is not linear in the signal.
+    """
     places = torch.tensor(REGIONS, device=tokens.values.device, dtype=torch.float32)
     far = torch.cdist(places.expand(len(tokens.values), -1, -1), tokens.coordinates[..., :3].float())
     logits = -far.square() / (2 * REACH**2)
     if tokens.present is not None:
         logits = logits.masked_fill(~tokens.present.unsqueeze(1), -torch.inf)
-    return (logits.softmax(-1).to(tokens.values.dtype) @ tokens.values).flatten(1)
+    nearness = logits.softmax(-1).to(tokens.values.dtype)
+    mean = nearness @ tokens.values
+    if not spread:
+        return mean.flatten(1)
+    variance = nearness @ tokens.values.square() - mean.square()
+    return torch.cat([mean, (variance.clamp(min=0) + 1e-8).sqrt()], dim=2).flatten(1)

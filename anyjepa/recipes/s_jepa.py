@@ -65,7 +65,8 @@ class SJepa(Recipe):
     covariances. ``--probe contextual``, ``post-local`` and ``pre-local`` are the paper's heads.
 
     The embedding of a window is the average of the teacher's tokens, over all electrodes, or over the
-    electrodes near each of eight places of the head (``--pool regions``).
+    electrodes near each of eight places of the head (``--pool regions``), or that with the standard deviation
+    about it (``--pool spread``), in which the strength of a rhythm shows.
 
     ``anyjepa train s-jepa --data recordings/ --out runs/eeg --preset tiny --seconds 4``
     """
@@ -139,7 +140,7 @@ class SJepa(Recipe):
     objective: Literal["l2", "l1", "smooth-l1"] = "l2"  # distance to the target tokens
     normalise_targets: bool = False  # layer-normalise the target tokens
     variance: float = 0.0  # weight of the missing spread of predicted tokens
-    pool: Literal["mean", "regions"] = "mean"  # embedding: one average, or one near each of eight places
+    pool: Literal["mean", "regions", "spread"] = "mean"  # average, near eight places, or with deviations
 
     def check(self) -> None:
         """Raise UserError for values that cannot work together."""
@@ -333,7 +334,9 @@ class ElectrodePrediction(Method):
         return self._pooled(self.tokens(batch))
 
     def _pooled(self, tokens: Tokens) -> Tensor:
-        return over_regions(tokens) if self.recipe.pool == "regions" else average(tokens)
+        if self.recipe.pool == "mean":
+            return average(tokens)
+        return over_regions(tokens, spread=self.recipe.pool == "spread")
 
     def views(self, batch: Batch, context: Context, count: int) -> Float[Tensor, "batch views dim"]:
         """The context encoder's pooled tokens under `count` different masks."""
