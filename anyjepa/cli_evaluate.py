@@ -33,6 +33,7 @@ OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
 def command_evaluate(words: Sequence[str]) -> int:
     """Parse, evaluate, print."""
     from anyjepa.evaluation.finetuning import FineTuning
+    from anyjepa.evaluation.own_heads import own_heads
     from anyjepa.evaluation.scores import PROBES, evaluate
 
     about = "Score a run's encoder with labels, beside the untrained encoder and the raw input."
@@ -42,7 +43,7 @@ def command_evaluate(words: Sequence[str]) -> int:
         "--probe",
         nargs="+",
         default=["linear"],
-        help=f"one or several of: {', '.join(PROBES)} (default linear)",
+        help=f"one or several of: {', '.join(PROBES)}, or {', '.join(own_heads())} (default linear)",
     )
     for flag, options in OPTIONS:
         parser.add_argument(flag, **options)
@@ -80,6 +81,8 @@ def print_scores(results: list[dict[str, Any]]) -> None:
         for name, found in row.get("metrics", {}).items():
             sides = [f"{found[kind]:.3f}" for kind in ("trained", "untrained", "raw")]
             table.add_row("", name.replace("_", " "), *sides, "", style="dim")
+    for name, value in results[0].get("baselines", {}).items():
+        table.add_row(name, "accuracy", "", "", f"{value:.3f}", "", style="dim")
     console = Console(markup=False, emoji=False, soft_wrap=True, highlight=False)
     console.print(table)
     for row in results:

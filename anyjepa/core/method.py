@@ -80,6 +80,13 @@ class Method(nn.Module):
         """A batch of `Recipe.draw` with the method's own augmentation: what fine-tuning sees."""
         return batch
 
+    def head(self, kind: str, batch: Batch, width: int) -> nn.Module:
+        """One of the paper's own heads (`Recipe.downstream`) over the backbone, to (batch, width).
+
+        ``batch`` holds samples like those to come.
+        """
+        raise NotImplementedError
+
     def views(self, batch: Batch, context: Context, count: int) -> Float[Tensor, "batch views dim"]:
         """Embeddings of `count` partial views of each sample, for measures that need views (LiDAR)."""
         raise NotImplementedError

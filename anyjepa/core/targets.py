@@ -46,6 +46,19 @@ class EmaTeacher(nn.Module):
         torch._foreach_lerp_(list(self.encoder.parameters()), list(encoder.parameters()), 1.0 - momentum)  # pyright: ignore[reportPrivateImportUsage]
 
 
+class TransformerTeacher(EmaTeacher):
+    """A teacher whose tokenizer and position codes are the student's: only its transformer is an average."""
+
+    @torch.no_grad()
+    def follow(self, encoder: nn.Module, momentum: float) -> None:
+        """The transformer follows at `momentum`; what makes its tokens is copied."""
+        super().follow(encoder, momentum)
+        for part in ("tokenizer", "positions"):
+            mine, theirs = (getattr(one, part) for one in (self.encoder, encoder))
+            for one, other in zip(mine.parameters(), theirs.parameters(), strict=True):
+                one.copy_(other)
+
+
 class SameEncoder(nn.Module):
     """The online encoder gives its own targets.
 

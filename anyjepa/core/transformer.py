@@ -105,6 +105,43 @@ class DropPath(nn.Module):
         return x * (kept / (1 - self.rate))
 
 
+class Gated(nn.Module):
+    """Linear layer to twice the width, of which one half gates the other (GEGLU; Shazeer 2020, equation 5).
+
+    Args:
+        width, hidden: of input and output.
+        bias: of the layer.
+        activation: of the gate.
+    """
+
+    def __init__(self, width: int, hidden: int, bias: bool, activation: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.rise, self.activation = nn.Linear(width, 2 * hidden, bias=bias), activation()
+
+    def forward(self, x: Float[Tensor, "*any width"]) -> Float[Tensor, "*any hidden"]:
+        """value * activation(gate)."""
+        value, gate = self.rise(x).chunk(2, dim=-1)
+        return value * self.activation(gate)
+
+
+def norm_of(width: int, bias: bool = True, root_mean_square: bool = False) -> nn.Module:
+    """The norm of a block: LayerNorm, or RMSNorm, which leaves the mean as it is."""
+    return nn.RMSNorm(width, eps=1e-6) if root_mean_square else nn.LayerNorm(width, eps=1e-6, bias=bias)
+
+
+def perceptron(
+    width: int, hidden: int, bias: bool, activation: Callable[[], nn.Module], dropout: float, gated: bool
+) -> nn.Sequential:
+    """The two-layer perceptron of a block, or a gated one."""
+    first = (
+        [Gated(width, hidden, bias, activation)]
+        if gated
+        else [nn.Linear(width, hidden, bias=bias), activation()]
+    )
+    dropped = [nn.Dropout(dropout)] if dropout else []
+    return nn.Sequential(*first, *dropped, nn.Linear(hidden, width, bias=bias))
+
+
 class Block(nn.Module):
     """Transformer block: attention, then a two-layer perceptron, each added back.
 
@@ -118,6 +155,8 @@ class Block(nn.Module):
         dropout: share of activations dropped in training, after attention, in the perceptron and after it.
         attention_dropout: share of attention weights dropped in training.
         drop_path: chance that a branch of a sample is dropped in training.
+        gated: half of the perceptron's first layer gates the other half.
+        root_mean_square: norms are RMSNorm.
     """
 
     def __init__(
@@ -132,17 +171,15 @@ class Block(nn.Module):
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
         drop_path: float = 0.0,
+        gated: bool = False,
+        root_mean_square: bool = False,
     ) -> None:
         super().__init__()
-        hidden = int(width * expansion)
         self.post_norm = post_norm
-        self.norm1 = nn.LayerNorm(width, eps=1e-6, bias=bias)
+        self.norm1 = norm_of(width, bias, root_mean_square)
         self.attention = Attention(width, heads, bias, attention_dropout)
-        self.norm2 = nn.LayerNorm(width, eps=1e-6, bias=bias)
-        layers = [nn.Linear(width, hidden, bias=bias), activation(), nn.Linear(hidden, width, bias=bias)]
-        if dropout:
-            layers.insert(2, nn.Dropout(dropout))
-        self.mlp = nn.Sequential(*layers)
+        self.norm2 = norm_of(width, bias, root_mean_square)
+        self.mlp = perceptron(width, int(width * expansion), bias, activation, dropout, gated)
         self.drop = nn.Sequential(nn.Dropout(dropout), DropPath(drop_path)) if dropout or drop_path else None
 
     def forward(
@@ -208,7 +245,7 @@ class Encoder(nn.Module):
         self.width, self.positions_at_every_block = width, positions_at_every_block
         self.registers = nn.Parameter(torch.zeros(1, registers, width)) if registers else None
         self.blocks = _blocks(width, heads, depth, expansion, drop_path, options)
-        self.norm = nn.LayerNorm(width, eps=1e-6, bias=options.get("bias", True))
+        self.norm = norm_of(width, options.get("bias", True), options.get("root_mean_square", False))
 
     def forward(self, batch: dict[str, Tensor], keep: Tensor | None = None) -> Tokens:
         """Tokens of the batch after the last norm, without the registers.

@@ -128,6 +128,16 @@ class Domain(ABC):
     def raw(self, batch: dict[str, Tensor], facts: dict) -> Tensor:
         """(n, features) float32: the input itself as an embedding, the baseline of every evaluation."""
 
+    def baselines(
+        self, train: dict[str, Tensor], labels: Tensor, test: dict[str, Tensor], facts: dict
+    ) -> dict[str, np.ndarray]:
+        """What the field's own classifiers say of the test samples, (n_test,) labels by the pipeline's name.
+
+        ``train`` and ``test`` are batches of `Recipe.present`, ``labels`` (n_train,) int64. They stand beside
+        every score of classes. None where the field has no other than `raw`.
+        """
+        return {}
+
     @abstractmethod
     def noise(self, facts: dict, count: int) -> list[np.ndarray]:
         """Samples of pure chance with the statistics in ``facts``, always the same ones."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch.nn import functional
 
 from anyjepa.core.errors import BadSample, UserError
 from anyjepa.domains import Domain, Samples
+from anyjepa.domains.ecg_leads import STANDARD
 from anyjepa.domains.ecg_paper import drawn, painted
 from anyjepa.domains.ecg_records import EDF, FileRecords
 from anyjepa.domains.ecg_samples import EcgSamples
@@ -84,10 +86,14 @@ class Ecg(Domain):
         }
 
     def likeness(self, samples: Samples) -> float:
-        """Records for sure, beats of the UCR archive nearly; arrays by their number of leads and length."""
+        """Records for sure, beats of the UCR archive nearly; arrays by their number of leads and length.
+
+        EDF files without a single lead of the standard ones may hold another voltage, such as an EEG.
+        """
         assert isinstance(samples, EcgSamples)
         if isinstance(samples.records, FileRecords):
-            return 1.0
+            edf = all(PurePosixPath(name).suffix.lower() in EDF for name in samples.records.names)
+            return 0.6 if edf and not set(samples.leads) & set(STANDARD) else 1.0
         if "UCR" in samples.description:
             return 0.9
         return 0.8 if len(samples.leads) in LEADS and samples.points(0) >= 200 else 0.05

@@ -12,7 +12,7 @@ import numpy as np
 from anyjepa.core.errors import UserError, require
 from anyjepa.domains.sources import as_labels, as_many_labels, existing
 
-__all__ = ["groups_from_file", "labels_from_file", "read_label_file"]
+__all__ = ["groups_from_file", "labels_from_file", "read_label_file", "table_columns"]
 
 GROUP_COLUMNS = ("group", "patient", "subject", "speaker", "recording")
 BETWEEN_LABELS = re.compile(r"[;|]")
@@ -23,7 +23,7 @@ def read_label_file(path: str, column: str = "label") -> dict[str, str | None]:
 
     column: another one to read in the label's place.
     """
-    columns, names = _columns(path, ("id", column))
+    columns, names = table_columns(path, ("id", column))
     if len(columns) < 2:
         raise UserError(f"{path} has the columns {', '.join(names) or '(none)'}: it needs id and {column}")
     return {
@@ -32,8 +32,8 @@ def read_label_file(path: str, column: str = "label") -> dict[str, str | None]:
     }
 
 
-def _columns(path: str, wanted: Sequence[str]) -> tuple[dict[str, list], list[str]]:
-    """The `wanted` columns that a table has, and the names of all it has."""
+def table_columns(path: str, wanted: Sequence[str]) -> tuple[dict[str, list], list[str]]:
+    """The `wanted` columns of a CSV, TSV or Parquet file, and the names of all it has. Raises UserError."""
     file = existing(path)
     suffix = file.suffix.lower()
     try:
@@ -81,7 +81,7 @@ def groups_from_file(path: str, identities: Sequence[str]) -> np.ndarray | None:
 
     None where the file has no such column.
     """
-    _, names = _columns(path, ())
+    _, names = table_columns(path, ())
     column = next((name for name in GROUP_COLUMNS if name in names), None)
     if column is None:
         return None

@@ -12,7 +12,7 @@ from typing import Any
 
 from anyjepa.core.errors import UserError
 from anyjepa.domains import Domain, Samples
-from anyjepa.recipes import Recipe, flag, recipe, recipes
+from anyjepa.recipes import Recipe, flag, recipe, recipes_of
 
 FEWEST_STEPS = 300  # of a training that is worth its name
 BATCHES_AN_EPOCH = 4  # at least, if need be of fewer samples each
@@ -65,8 +65,8 @@ class Proposal:
 
 
 def recipes_for(domain: Domain) -> list[type[Recipe]]:
-    """The recipes that read a kind of data, in the order of their names."""
-    return [kind for kind in recipes().values() if kind.domain == domain.name]
+    """The recipes that read a kind of data, the one to propose first."""
+    return recipes_of(domain.name)
 
 
 def propose(

@@ -12,7 +12,7 @@ from anyjepa.core.errors import UserError, nearest
 from anyjepa.domains import Domain, Samples, domains
 from anyjepa.domains.packs import MANIFEST
 from anyjepa.domains.sources import existing
-from anyjepa.recipes import Recipe, recipes
+from anyjepa.recipes import Recipe, recipes, recipes_of
 
 MEMBERS = 20_000  # of an archive that are looked at
 ASIDE = (
@@ -188,7 +188,7 @@ def _members(archive: Path, most: int) -> Counter[str]:
 
 def reading_of(domain: Domain) -> tuple[type[Recipe] | None, dict]:
     """The first recipe of a kind of data, and what its smallest preset asks of reading; None and nothing."""
-    kind = next((kind for kind in recipes().values() if kind.domain == domain.name), None)
+    kind = next(iter(recipes_of(domain.name)), None)
     return kind, {} if kind is None else kind.preset("tiny").reading()
 
 

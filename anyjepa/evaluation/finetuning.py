@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -49,6 +49,7 @@ class FineTuning:
     clip: float = 1.0  # largest gradient norm
     augment: bool = True  # train on what the recipe draws, rather than on samples as they are
     patience: int = 6  # passes without a better validation score after which training ends
+    regime: Literal["new", "full"] = "new"  # a recipe's own heads: train these alone, or all after 10 epochs
     validation_fraction: float = 0.2  # share of the training samples or groups that the choice is made on
 
     def check(self) -> None:

@@ -25,10 +25,12 @@ from anyjepa.evaluation.confidence import (
     sample_mean_interval,
 )
 from anyjepa.evaluation.episodes import episodes
+from anyjepa.evaluation.field import field_baselines
 from anyjepa.evaluation.finetuning import FineTuning, fine_tune
 from anyjepa.evaluation.labelled import ProbeResult
 from anyjepa.evaluation.low_shot import DRAWS, FIXED, choosable, drawn, over_draws
 from anyjepa.evaluation.metrics import by_class, further_metrics
+from anyjepa.evaluation.own_heads import head_probe, own_heads
 from anyjepa.evaluation.patches import patch_probe
 from anyjepa.evaluation.probes import knn_probe, linear_probe
 from anyjepa.evaluation.retrieval import retrieval_probe
@@ -126,7 +128,8 @@ def evaluate(
         ``probe``, ``metric``, ``value``, ``low``, ``high``, ``untrained``, ``raw``, ``gain_over_untrained``
         and ``gain_over_raw`` as [value, low, high] of the paired difference, ``metrics`` (further ones by
         name, each of ``trained``, ``untrained``, ``raw``), ``classes``, ``train``, ``test``, ``data``, what
-        was ``chosen``, ``confusion`` or ``class_auc`` with ``class_names``, ``draws`` where labels were few,
+        was ``chosen``, ``baselines`` (accuracies of the field's own classifiers by name, where there are
+        any), ``confusion`` or ``class_auc`` with ``class_names``, ``draws`` where labels were few,
         and ``computed``, the vectors that were not in the cache; with several probes, ``results`` holds one
         such object each, the first on top. Every result is added to the run's ``evaluations.jsonl``.
 
@@ -136,16 +139,20 @@ def evaluate(
     Processes that torchrun started share the embedding; the first scores, and all return what it found.
     """
     names = [probe] if isinstance(probe, str) else list(probe)
+    known = (*PROBES, *own_heads())
     for name in names:
-        if name not in PROBES:
+        if name not in known:
             raise UserError(
-                f"there is no probe '{name}' (there are: {', '.join(PROBES)}).{nearest(name, PROBES)}"
+                f"there is no probe '{name}' (there are: {', '.join(known)}).{nearest(name, known)}"
             )
     amount = Labels(labels_fraction, shots, draws, ways, queries)
     amount.check()
     (tuning or FineTuning()).check()
     with joined() as team:
         run = run if isinstance(run, Run) else load(run)
+        for name in names:
+            if name not in (*PROBES, *run.recipe.downstream):
+                raise UserError(f"{run.recipe.name} has no head '{name}': use one of {', '.join(PROBES)}.")
         opened = partial(both_sides, run, data, labels, test, groups=groups, seed=seed, allow_leak=allow_leak)
         others = [name for name in names if name != "patch"]
         sides = [side.described(run, keep=cache) for side in opened()] if others else []
@@ -157,6 +164,9 @@ def evaluate(
                 (train, first), (held_out, second) = sides
                 judge = _Judge(run, train, held_out, amount, tuning, seed)
                 results += [{**judge.score(name), "computed": first + second} for name in others]
+                if not amount.few:
+                    field = field_baselines(run, train, held_out)
+                    results = [{**row, "baselines": field} if field else row for row in results]
             results.sort(key=lambda row: names.index(row["probe"]))
             source = (
                 data if isinstance(data, str) else run.config["data"]["source"] if data is None else "array"
@@ -237,12 +247,14 @@ class _Judge:
         return {**result, **sizes, "classes": classes, "chosen": best.chosen, **details}
 
     def _of(self, name: str, kind: str, train: Side, seed: int, settings: dict[str, Any]) -> ProbeResult:
-        if name in ("attentive", "finetune") and kind == "raw":
+        if name not in VECTOR_PROBES and kind == "raw":
             name, settings = "linear", {}
         if name == "attentive":
             return attentive_probe(self._encoder(kind), train, self.test, seed=seed)
         if name == "finetune":
             return fine_tune(self.run, train, self.test, self.tuning, kind=kind, seed=seed)[0]
+        if name in self.run.recipe.downstream:
+            return head_probe(self.run, name, train, self.test, self.tuning, kind=kind, seed=seed)
         return VECTOR_PROBES[name](
             train.features[kind], train.labels, self.test.features[kind], self.test.labels, seed=seed,
             train_groups=train.groups, test_groups=self.test.groups, **settings,

@@ -33,6 +33,10 @@ class Recipe(ABC):
     domain: ClassVar[str]
     example_data: ClassVar[str]
     presets: ClassVar[dict[str, dict[str, Any]]]
+    proposed: ClassVar[bool] = False
+    """Whether `anyjepa look` proposes it before others that read the same kind of data."""
+    downstream: ClassVar[tuple[str, ...]] = ()
+    """Heads of the paper's own that `anyjepa evaluate --probe` trains (`Method.head`)."""
 
     epochs: float = 300.0  # passes over the data
     batch_size: int = 2048  # samples a step, over all processes
@@ -124,6 +128,12 @@ class Recipe(ABC):
 def flag(field: str) -> str:
     """The flag of a field: ``batch_size`` is ``--batch-size``."""
     return "--" + field.replace("_", "-")
+
+
+def recipes_of(domain: str) -> list[type[Recipe]]:
+    """The recipes that read a kind of data: what is proposed first, then by name."""
+    found = [kind for kind in recipes().values() if kind.domain == domain]
+    return sorted(found, key=lambda kind: not kind.proposed)
 
 
 @functools.cache
