@@ -49,6 +49,11 @@ class Method(nn.Module):
         """The module that `embed` uses: what a user takes away."""
         raise NotImplementedError
 
+    @property
+    def foundation(self) -> nn.Module:
+        """The part that takes the weights of another recipe's encoder, where one is trained upon it."""
+        raise NotImplementedError
+
     def losses(self, batch: Batch, context: Context) -> dict[str, Tensor]:
         """Terms of one step: ``loss`` is minimised, other scalars are logged.
 

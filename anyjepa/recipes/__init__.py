@@ -71,6 +71,11 @@ class Recipe(ABC):
         """Steps that the schedules are planned for, in a training of `steps`: some papers stop earlier."""
         return steps
 
+    @classmethod
+    def inherited(cls, other: Recipe) -> dict[str, Any] | None:
+        """Fields for a run that begins with the encoder of a run of `other`; None where none can."""
+        return None
+
     def check(self) -> None:
         """Raise UserError for values that cannot work; a recipe adds its own."""
         for name in ("epochs", "batch_size", "learning_rate"):
