@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
 from anyjepa.core.masking import Masks
 from anyjepa.core.positions import rotate
+from anyjepa.core.relative import RelativeBuckets, RelativeKeys
 from anyjepa.core.tokens import Tokens, take
 from anyjepa.core.tracing import traced
 
@@ -29,12 +30,15 @@ class Attention(nn.Module):
         heads: must divide the width.
         bias: of the projections.
         dropout: share of attention weights dropped in training.
+        buckets: how many relations between two tokens have a learned key (`RelativeKeys`); 0 for none.
 
     Attributes: unread: share of the tokens that none may read in training, drawn anew each time (the
     regularised masking of A-JEPA's fine-tuning). They stay: what they become comes from the others alone.
     """
 
-    def __init__(self, width: int, heads: int, bias: bool = True, dropout: float = 0.0) -> None:
+    def __init__(
+        self, width: int, heads: int, bias: bool = True, dropout: float = 0.0, buckets: int = 0
+    ) -> None:
         super().__init__()
         if width % heads:
             raise ValueError(f"a width of {width} cannot be shared out over {heads} heads")
@@ -42,6 +46,7 @@ class Attention(nn.Module):
         self.unread = 0.0
         self.qkv = nn.Linear(width, 3 * width, bias=bias)
         self.out = nn.Linear(width, width, bias=bias)
+        self.relative = RelativeKeys(width // heads, buckets) if buckets else None
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -53,10 +58,12 @@ class Attention(nn.Module):
         angles: Float[Tensor, "shared tokens angles"] | None = None,
         present: Bool[Tensor, "batch tokens"] | None = None,
         allowed: Bool[Tensor, "tokens tokens"] | None = None,
+        relation: Int[Tensor, "shared tokens tokens"] | None = None,
     ) -> Tensor:
         """Attend over all tokens; answer for the `last` ones only, where given.
 
-        `allowed` says which tokens (second axis) each one (first axis) may look at; all where None.
+        `allowed` says which tokens (second axis) each one (first axis) may look at, all where None;
+        `relation` is the bucket of each token (last axis) as seen from each.
         """
         if last is None:
             queries, keys, values = map(self._split, self.qkv(x).chunk(3, dim=-1))
@@ -75,6 +82,9 @@ class Attention(nn.Module):
         if allowed is not None:
             allowed = allowed[-queries.shape[2] :]
             mask = allowed if mask is None else mask & allowed
+        if self.relative is not None and relation is not None:
+            added = self.relative(queries, relation[:, -queries.shape[2] :])
+            mask = added if mask is None else added.masked_fill(~mask, -torch.inf)
         dropped = self.dropout if self.training else 0.0
         attended = functional.scaled_dot_product_attention(queries, keys, values, mask, dropped)
         return self.out(attended.transpose(1, 2).flatten(-2))
@@ -157,6 +167,7 @@ class Block(nn.Module):
         drop_path: chance that a branch of a sample is dropped in training.
         gated: half of the perceptron's first layer gates the other half.
         root_mean_square: norms are RMSNorm.
+        buckets: of `Attention`.
     """
 
     def __init__(
@@ -173,11 +184,12 @@ class Block(nn.Module):
         drop_path: float = 0.0,
         gated: bool = False,
         root_mean_square: bool = False,
+        buckets: int = 0,
     ) -> None:
         super().__init__()
         self.post_norm = post_norm
         self.norm1 = norm_of(width, bias, root_mean_square)
-        self.attention = Attention(width, heads, bias, attention_dropout)
+        self.attention = Attention(width, heads, bias, attention_dropout, buckets)
         self.norm2 = norm_of(width, bias, root_mean_square)
         self.mlp = perceptron(width, int(width * expansion), bias, activation, dropout, gated)
         self.drop = nn.Sequential(nn.Dropout(dropout), DropPath(drop_path)) if dropout or drop_path else None
@@ -189,9 +201,11 @@ class Block(nn.Module):
         angles: Float[Tensor, "shared tokens angles"] | None = None,
         present: Bool[Tensor, "batch tokens"] | None = None,
         allowed: Bool[Tensor, "tokens tokens"] | None = None,
+        relation: Int[Tensor, "shared tokens tokens"] | None = None,
     ) -> Tensor:
         """(batch, tokens or `last`, width). What earlier tokens would become is not computed with `last`."""
-        attended = self.attention(x if self.post_norm else self.norm1(x), last, angles, present, allowed)
+        read = x if self.post_norm else self.norm1(x)
+        attended = self.attention(read, last, angles, present, allowed, relation)
         x = self._add(x if last is None else x[:, -last:], attended)
         if self.post_norm:
             x = self.norm1(x)
@@ -220,6 +234,7 @@ class Encoder(nn.Module):
         positions: additive position embedding of coordinates, or None.
         width, depth, heads, expansion: of the blocks.
         rotary: angles of coordinates for attention, or None.
+        relative: buckets of offsets for attention, or None.
         registers: learned tokens without a place, which every sample has in front of its own.
         positions_at_every_block: add the positions to the input of each block, not of the first only.
         drop_path: of every block, or one rate a block.
@@ -238,10 +253,14 @@ class Encoder(nn.Module):
         registers: int = 0,
         positions_at_every_block: bool = False,
         drop_path: float | Sequence[float] = 0.0,
+        relative: RelativeBuckets | None = None,
         **options: Any,
     ) -> None:
         super().__init__()
         self.tokenizer, self.positions, self.rotary = tokenizer, positions, rotary
+        self.relative = relative
+        if relative is not None:
+            options = {**options, "buckets": relative.count}
         self.width, self.positions_at_every_block = width, positions_at_every_block
         self.registers = nn.Parameter(torch.zeros(1, registers, width)) if registers else None
         self.blocks = _blocks(width, heads, depth, expansion, drop_path, options)
@@ -283,6 +302,7 @@ class Encoder(nn.Module):
             None if self.positions is None else self._ahead(self.positions(coordinates).to(x.dtype), front)
         )
         angles = None if self.rotary is None else self._ahead(self.rotary(coordinates), front)
+        relation = None if self.relative is None else self.relative(coordinates, front)
         if self.registers is not None:
             x = torch.cat([self.registers.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
             if present is not None:
@@ -290,7 +310,7 @@ class Encoder(nn.Module):
         for number, block in enumerate(self.blocks):
             if added is not None and (number == 0 or self.positions_at_every_block):
                 x = x + added
-            x = block(x, angles=angles, present=present)
+            x = block(x, angles=angles, present=present, relation=relation)
         x = self.norm(x)
         return x[:, front:], x[:, :front]
 

@@ -86,7 +86,7 @@ class ImageArray:
 
 def arranged(values: np.ndarray, source: str) -> np.ndarray:
     """(n, h, w), (n, h, w, c) or (n, c, h, w) as (n, h, w, c). Raises UserError for any other array."""
-    if values.dtype.kind not in "biuf":
+    if values.dtype.kind not in "biufc":
         raise UserError(f"{source} holds values of type {values.dtype}: give numbers")
     if values.ndim == 3:
         return values[..., None]

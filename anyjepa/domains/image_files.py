@@ -13,6 +13,7 @@ import numpy as np
 
 from anyjepa.core.errors import BadSample, require
 from anyjepa.domains.number_files import believable, read_array
+from anyjepa.domains.sar_files import PHOENIX, decode_phoenix
 
 __all__ = ["SUFFIXES", "conform", "decode", "decode_mask", "layout", "plain", "suffix_of"]
 
@@ -32,7 +33,7 @@ DAMAGE = (  # what decoders raise on bytes that are not what they say
 )
 MAGIC = {
     b"\x93NUMPY": "npy", b"\x89PNG": "png", b"\xff\xd8": "jpg", b"GIF8": "gif",
-    b"II*\0": "tif", b"MM\0*": "tif", b"II+\0": "tif", b"MM\0+": "tif",
+    b"[Pho": "mstar", b"II*\0": "tif", b"MM\0*": "tif", b"II+\0": "tif", b"MM\0+": "tif",
 }  # fmt: skip
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 
@@ -40,14 +41,16 @@ LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 def decode(content: bytes, identity: str) -> np.ndarray:
     """Encoded bytes to (height, width, channels): uint8, uint16 or float32. Raises BadSample if damaged.
 
-    The format is told from the first bytes, not from the name. Reads PNG, TIFF and .npy at their full depth;
-    everything else that Pillow reads at 8 bits. EXIF orientation is applied; of an animation the first frame
-    counts.
+    The format is told from the first bytes, not from the name. Reads PNG, TIFF, .npy and raw MSTAR chips at
+    their full depth; everything else that Pillow reads at 8 bits. EXIF orientation is applied; of an
+    animation the first frame counts.
     """
     if not content:
         raise BadSample(identity, "the file is empty")
     if content[:6] == b"\x93NUMPY":
         image = _guarded(_decode_npy, content, identity)
+    elif content.startswith(PHOENIX):
+        image = _guarded(lambda chip: decode_phoenix(chip)[:, :, None], content, identity)
     elif content[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         image = _guarded(_decode_tiff, content, identity)
     elif content[:8] == b"\x89PNG\r\n\x1a\n" and len(content) > 25 and content[24] == 16 and content[25] != 0:
@@ -85,7 +88,9 @@ def check_finite(image: np.ndarray, identity: str) -> np.ndarray:
 
 
 def plain(values: np.ndarray) -> np.ndarray:
-    """Values as uint8, uint16 or float32: booleans become 0 and 255, all other types float32."""
+    """Values as uint8, uint16 or float32: booleans become 0 and 255, complex values their magnitude."""
+    if values.dtype.kind == "c":
+        values = np.abs(values)
     if values.dtype.kind == "b":
         return values.astype(np.uint8) * np.uint8(255)
     if values.dtype.kind == "u" and values.dtype.itemsize <= 2:

@@ -47,7 +47,12 @@ FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WebP", ".tif": "TIFF", ".t
 
 
 def open_images(
-    source: str | os.PathLike[str] | np.ndarray, labels: str | None = None, split: str | None = None
+    source: str | os.PathLike[str] | np.ndarray,
+    labels: str | None = None,
+    split: str | None = None,
+    *,
+    domain: str = "image",
+    suffixes: frozenset[str] = SUFFIXES,
 ) -> ImageSamples:
     """Open images.
 
@@ -60,7 +65,7 @@ def open_images(
     labels: a CSV, TSV or Parquet file with columns id and label, which goes before the labels of the source;
     of ``hf:`` also the name of a column. split: train, val or test where the source is split; None takes
     train, test and val stand in for each other. ``digits`` is split 80 : 20 into train (also None) and test,
-    always alike; ``all`` is all of it.
+    always alike; ``all`` is all of it. domain: of packs. suffixes: that files of images have.
 
     Raises UserError where nothing can be read, NoSplit where the split is missing. Single damaged images are
     listed in ``problems`` or raise BadSample when they are read.
@@ -75,7 +80,7 @@ def open_images(
     if scheme == "hf-stream":
         return _from_stream(source, rest, labels, split)
     if scheme == "wds":
-        return _from_shards(source, rest, labels, split)
+        return _from_shards(source, rest, labels, split, domain, suffixes)
     if source == "digits":
         return _from_array(source, read_digits(split), labels)
     if re.match(r"[A-Za-z][A-Za-z0-9+-]+:", source) and not os.path.exists(source):
@@ -87,13 +92,15 @@ def open_images(
         raise UserError("the source is empty: give a path, hf:NAME, wds:PATTERN or digits")
     path = existing(source)
     return (
-        _from_folder(source, path, labels, split)
+        _from_folder(source, path, labels, split, suffixes)
         if path.is_dir()
-        else _from_file(source, path, labels, split)
+        else _from_file(source, path, labels, split, suffixes)
     )
 
 
-def _from_file(source: str, path: Path, labels: str | None, split: str | None) -> ImageSamples:
+def _from_file(
+    source: str, path: Path, labels: str | None, split: str | None, suffixes: frozenset[str]
+) -> ImageSamples:
     suffix = path.suffix.lower()
     if is_idx(path.name):
         return _from_array(source, read_idx(path, split), labels)
@@ -101,7 +108,7 @@ def _from_file(source: str, path: Path, labels: str | None, split: str | None) -
         return _from_array(source, read_npy(path, split, image_samples.RESIDENT_BYTES), labels)
     if suffix == ".npz":
         return _from_array(source, read_npz(path, split), labels)
-    if suffix in SUFFIXES:
+    if suffix in suffixes:
         return _assembled(
             source, FileStore(str(path.parent), [path.name]), f"{_format([path.name])} image", labels
         )
@@ -115,13 +122,15 @@ def _from_array(source: str, array: ImageArray, labels: str | None) -> ImageSamp
     return _assembled(source, array.store, array.kind, labels, array.labels, array.classes)
 
 
-def _from_folder(source: str, root: Path, labels: str | None, split: str | None) -> ImageSamples:
+def _from_folder(
+    source: str, root: Path, labels: str | None, split: str | None, suffixes: frozenset[str]
+) -> ImageSamples:
     folders = list_folders(root)
     if not folders and any(map(is_idx, list_names(root))):
         return _from_array(source, read_idx(root, split), labels)
     chosen = natural_split(folders, split)
     root = root / chosen if chosen else root
-    names = list_files(root, SUFFIXES)
+    names = list_files(root, suffixes)
     if not names:
         raise UserError(f"{root} holds no image: {_advice(root)}")
     folder_labels, classes = index_classes([name.split("/", 1)[0] if "/" in name else None for name in names])
@@ -141,13 +150,20 @@ def _advice(folder: Path) -> str:
     return "give a folder with PNG, JPEG, WebP, BMP, GIF, TIFF or .npy files"
 
 
-def _from_shards(source: str, pattern: str, labels: str | None, split: str | None) -> ImageSamples:
-    pack = open_pack(pattern, split, "image")
+def _from_shards(
+    source: str,
+    pattern: str,
+    labels: str | None,
+    split: str | None,
+    domain: str,
+    suffixes: frozenset[str],
+) -> ImageSamples:
+    pack = open_pack(pattern, split, domain)
     if pack is not None:
         return _from_pack(source, pack, labels)
     shards = TarShards(find_shards(pattern, split))
     chosen = np.full(len(shards.keys), -1)
-    extensions = [name for name in shards.members if f".{name.rpartition('.')[2]}" in SUFFIXES]
+    extensions = [name for name in shards.members if f".{name.rpartition('.')[2]}" in suffixes]
     for number, extension in reversed(list(enumerate(extensions))):
         chosen[shards.members[extension][:, 0] >= 0] = number
     rows = np.flatnonzero(chosen >= 0)

@@ -48,7 +48,11 @@ class Images(Domain):
 
         Raises UserError too where a run reads images of another number of channels.
         """
-        samples, asked = open_images(source, labels, split), reading or {}
+        return self.agreed(open_images(source, labels, split), reading or {})
+
+    @staticmethod
+    def agreed(samples: ImageSamples, asked: Mapping[str, Any]) -> Samples:
+        """The samples with their masks; UserError where a run reads images of other channels."""
         if asked.get("dense"):
             samples.masks = MaskFolder(asked["dense"])
         wanted = asked.get("channels")

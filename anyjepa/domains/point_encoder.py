@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
@@ -11,32 +13,38 @@ from anyjepa.core.method import Batch
 from anyjepa.core.points import farthest_points, gather_points, normalised, outermost, random_start
 from anyjepa.core.positions import Mlp
 from anyjepa.core.tokens import Tokens
+from anyjepa.core.transformer import Block
 from anyjepa.domains.point_patches import PointPatches
 
-__all__ = ["PointEncoder", "Trunk"]
+__all__ = ["PointEncoder", "Trunk", "build_point_encoder"]
 
 Cloud = Float[Tensor, "batch points channels"]
 
 
 class Trunk(nn.Module):
-    """The transformer of the context and of the target: positions are added to the input of every block.
+    """The transformer of the context and of the target, to whose tokens positions are added.
 
     It is all that the teacher has a copy of: PointNet and positions are shared.
 
     Args:
         width: of the tokens.
         blocks: from the first to the last.
+        everywhere: add positions to the input of every block, not of the first only.
     """
 
-    def __init__(self, width: int, blocks: nn.ModuleList) -> None:
+    def __init__(self, width: int, blocks: nn.ModuleList, everywhere: bool = True) -> None:
         super().__init__()
         self.blocks, self.norm = blocks, nn.LayerNorm(width, eps=1e-6)
+        self.everywhere = everywhere
 
     def forward(self, x: Tensor, added: Tensor, present: Tensor | None = None) -> Tensor:
         """Tokens (B, N, D) after the last norm; `added` (B, N, D) are their positions."""
-        for block in self.blocks:
-            x = block(x + added, present=present)
+        for number, block in enumerate(self.blocks):
+            x = block(self._placed(x, added, number), present=present)
         return self.norm(x)
+
+    def _placed(self, x: Tensor, added: Tensor, number: int) -> Tensor:
+        return x + added if self.everywhere or number == 0 else x
 
     def targets(self, x: Tensor, added: Tensor, wanted: tuple[int, ...]) -> Tensor:
         """Mean of what the blocks `wanted` give, each layer-normalised without weights, in fp32 at least.
@@ -46,7 +54,7 @@ class Trunk(nn.Module):
         """
         found = []
         for number, block in enumerate(self.blocks):
-            x = block(x + added)
+            x = block(self._placed(x, added, number))
             if number in wanted:
                 whole = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
                 found.append(functional.layer_norm(whole, whole.shape[-1:]))
@@ -104,6 +112,44 @@ class PointEncoder(nn.Module):
         """Tokens of the whole cloud after the last norm."""
         tokens = self.patched(batch)
         return Tokens(self.trunk(tokens.values, self.positions(tokens.coordinates)), tokens.coordinates)
+
+
+def build_point_encoder(
+    facts: dict[str, Any],
+    *,
+    points: int,
+    groups: int,
+    neighbours: int,
+    radius: float,
+    patch_widths: tuple[int, int],
+    position_width: int,
+    width: int,
+    depth: int,
+    heads: int,
+    drop_path: float = 0.0,
+    everywhere: bool = True,
+    **options: Any,
+) -> PointEncoder:
+    """An encoder of clouds of which `facts` were measured.
+
+    Args:
+        facts: of the data: mean and std of values beyond x, y, z.
+        points, groups: of `PointEncoder`.
+        neighbours, patch_widths: of `PointPatches`.
+        radius: of the same; 0 for none.
+        position_width: hidden width of the embeddings of positions.
+        width, depth, heads: of the transformer.
+        drop_path: of its last block; it rises to that from 0.
+        everywhere: of `Trunk`.
+        options: of `Block`.
+    """
+    patches = PointPatches(
+        neighbours, width, patch_widths, facts["channel_mean"], facts["channel_std"], radius or None
+    )
+    rates = torch.linspace(0, drop_path, depth).tolist()
+    blocks = nn.ModuleList(Block(width, heads, drop_path=rate, **options) for rate in rates)
+    trunk = Trunk(width, blocks, everywhere)
+    return PointEncoder(patches, Mlp(3, width, position_width), trunk, points, groups)
 
 
 def _start(points: Tensor, generator: Generator | None) -> Tensor:

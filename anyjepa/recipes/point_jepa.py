@@ -10,31 +10,90 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
-from anyjepa.core.chance import uniform
 from anyjepa.core.errors import UserError
 from anyjepa.core.masking import Masks
-from anyjepa.core.method import Batch, Context, Method
+from anyjepa.core.method import Batch, Context
 from anyjepa.core.objectives import smooth_l1
-from anyjepa.core.points import (
-    greedy_order,
-    morton_order,
-    normalised,
-)
+from anyjepa.core.points import greedy_order, morton_order
 from anyjepa.core.positions import Mlp
-from anyjepa.core.sequence_masks import Runs, host_generator
+from anyjepa.core.sequence_masks import Runs
 from anyjepa.core.targets import EmaTeacher
-from anyjepa.core.tokens import Tokens, take
-from anyjepa.core.transformer import Block, Predictor, initialise
-from anyjepa.domains.point_encoder import PointEncoder, Trunk
-from anyjepa.domains.point_patches import PointPatches
+from anyjepa.core.tokens import take
+from anyjepa.core.transformer import Predictor, initialise
+from anyjepa.domains.point_encoder import PointEncoder, build_point_encoder
+from anyjepa.domains.point_prediction import PointPrediction, Varied, pooled
 from anyjepa.domains.points import resampled
-from anyjepa.recipes import Recipe
-
-Cloud = Float[Tensor, "batch points channels"]
+from anyjepa.recipes import Recipe, flag
 
 
 @dataclass(frozen=True, kw_only=True)
-class PointJepa(Recipe):
+class PointRecipe(Recipe):
+    """What recipes on point clouds share: how a cloud is read, cut into patches, encoded and varied."""
+
+    domain: ClassVar[str] = "points"
+    example_data: ClassVar[str] = "synthetic-shapes"
+
+    points: int = 1024  # of a cloud that the encoder sees
+    candidates: int = 8192  # points that those are chosen from by farthest point sampling; drawn by chance
+    channels: int = 0  # values of a point beyond x, y, z that are used: colour, normal, intensity
+    up: Literal["x", "y", "z"] = "y"  # axis that points up
+    groups: int = 64  # patches of a cloud
+    neighbours: int = 32  # points of a patch
+    radius: float = 0.0  # of the ball a patch is taken from, in radii of the cloud; 0 for the nearest points
+    patch_widths: tuple[int, int] = (128, 256)  # of the PointNet's first two layers
+    position_width: int = 128  # hidden width of the embeddings of positions
+    width: int = 384  # of the encoder's tokens
+    depth: int = 12  # blocks of the encoder
+    heads: int = 6  # attention heads of the encoder
+    initial_std: float = 0.02  # of the weights; 0 for one over the square root of a layer's inputs
+    scale: tuple[float, float] = (0.8, 1.2)  # factors along each axis that training stretches clouds by
+    rotation: float = 180.0  # degrees that training turns clouds about the up axis by, at most, either way
+
+    def check(self) -> None:
+        """Raise UserError for values that cannot work together."""
+        super().check()
+        self.check_heads("")
+        if self.candidates < self.points:
+            raise UserError(
+                f"--points {self.points} cannot be chosen from --candidates {self.candidates}: raise those."
+            )
+        for name in ("groups", "neighbours"):
+            if not 1 < getattr(self, name) <= self.points:
+                raise UserError(f"--{name} must lie between 2 and --points {self.points}.")
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise UserError(f"--scale {self.scale[0]:g} {self.scale[1]:g} must be above 0 and rise.")
+        if self.channels < 0 or self.radius < 0:
+            raise UserError("--channels and --radius cannot be below 0.")
+
+    def check_heads(self, *parts: str) -> None:
+        """Raise UserError where the width of a part, such as ``decoder_``, does not divide into its heads."""
+        for part in parts:
+            width, heads, words = getattr(self, part + "width"), getattr(self, part + "heads"), flag(part)
+            if width % heads:
+                raise UserError(f"{words}width {width} does not divide into {words}heads {heads}.")
+
+    def reading(self) -> dict[str, Any]:
+        """Values beyond x, y, z a point must have, points a mesh is sampled by, and how a cloud is drawn."""
+        return {
+            "channels": self.channels,
+            "surface_points": self.candidates,
+            "up": self.up,
+            "patches": self.groups,
+        }
+
+    def draw(self, samples: list[np.ndarray] | np.ndarray, uniforms: np.ndarray) -> Batch:
+        """As many points of each cloud as there are candidates, drawn by chance; the rest is the device's."""
+        chance = [np.random.default_rng(int(row[0] * 2**53)) for row in uniforms]
+        return {"points": torch.from_numpy(resampled(samples, self.candidates, chance))}
+
+    def present(self, samples: list[np.ndarray] | np.ndarray) -> Batch:
+        """The same without chance: a cloud of n points always gives the same ones."""
+        chance = [np.random.default_rng(0) for _ in samples]
+        return {"points": torch.from_numpy(resampled(samples, self.candidates, chance))}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointJepa(PointRecipe):
     """Point-JEPA (Saito, Kudeshia, Poovvancheri, WACV 2025, arXiv:2404.16432).
 
     A cloud is cut into patches of near points around centres chosen by farthest point sampling, and a small
@@ -62,8 +121,6 @@ class PointJepa(Recipe):
 
     name: ClassVar[str] = "point-jepa"
     paper: ClassVar[str] = "arXiv:2404.16432"
-    domain: ClassVar[str] = "points"
-    example_data: ClassVar[str] = "synthetic-shapes"
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {},
         "tiny": {
@@ -84,28 +141,13 @@ class PointJepa(Recipe):
     weight_decay: float = 0.05  # of AdamW at the first step
     final_weight_decay: float = 0.05  # of AdamW at the last step
     decay: Literal["matrices", "layers", "all"] = "all"  # what decays; norms and biases too, as released
-    points: int = 1024  # of a cloud that the encoder sees
-    candidates: int = 8192  # points that those are chosen from by farthest point sampling; drawn by chance
-    channels: int = 0  # values of a point beyond x, y, z that are used: colour, normal, intensity
-    up: Literal["x", "y", "z"] = "y"  # axis that points up
-    groups: int = 64  # patches of a cloud
-    neighbours: int = 32  # points of a patch
-    radius: float = 0.0  # of the ball a patch is taken from, in radii of the cloud; 0 for the nearest points
-    patch_widths: tuple[int, int] = (128, 256)  # of the PointNet's first two layers
-    position_width: int = 128  # hidden width of the embeddings of positions
-    width: int = 384  # of the encoder's tokens
-    depth: int = 12  # blocks of the encoder
-    heads: int = 6  # attention heads of the encoder
     predictor_width: int = 192  # of the predictor's tokens
     predictor_depth: int = 6  # blocks of the predictor
     predictor_heads: int = 6  # attention heads of the predictor
-    initial_std: float = 0.02  # of the weights; 0 for one over the square root of a layer's inputs
     dropout: float = 0.1  # share of activations dropped in training
     attention_dropout: float = 0.05  # share of attention weights dropped in training
     drop_path: float = 0.25  # chance that a branch of the encoder's last block is dropped; rises with depth
     predictor_drop_path: float = 0.25  # the same of every block of the predictor
-    scale: tuple[float, float] = (0.8, 1.2)  # factors along each axis that training stretches clouds by
-    rotation: float = 180.0  # degrees that training turns clouds about the up axis by, at most, either way
     sequence: Literal["greedy", "from-first", "morton"] = "greedy"  # order of patches that runs follow
     targets: int = 4  # target runs a sample
     target_ratio: tuple[float, float] = (0.15, 0.2)  # share of the patches that a target run has
@@ -120,23 +162,9 @@ class PointJepa(Recipe):
     def check(self) -> None:
         """Raise UserError for values that cannot work together."""
         super().check()
-        for width, heads, part in [
-            (self.width, self.heads, ""),
-            (self.predictor_width, self.predictor_heads, "predictor-"),
-        ]:
-            if width % heads:
-                raise UserError(f"--{part}width {width} does not divide into --{part}heads {heads}.")
-        if self.candidates < self.points:
-            raise UserError(
-                f"--points {self.points} cannot be chosen from --candidates {self.candidates}: raise those."
-            )
-        for name in ("groups", "neighbours"):
-            if not 1 < getattr(self, name) <= self.points:
-                raise UserError(f"--{name} must lie between 2 and --points {self.points}.")
-        if not 0 < self.scale[0] <= self.scale[1]:
-            raise UserError(f"--scale {self.scale[0]:g} {self.scale[1]:g} must be above 0 and rise.")
-        if self.channels < 0 or self.radius < 0 or self.beta < 0:
-            raise UserError("--channels, --radius and --beta cannot be below 0.")
+        self.check_heads("predictor_")
+        if self.beta < 0:
+            raise UserError("--beta cannot be below 0.")
         self._sampler()
         self._target_blocks()
 
@@ -159,35 +187,14 @@ class PointJepa(Recipe):
             )
         return tuple(number - 1 for number in numbers)
 
-    def reading(self) -> dict[str, Any]:
-        """Values beyond x, y, z a point must have, points a mesh is sampled by, and how a cloud is drawn."""
-        return {
-            "channels": self.channels,
-            "surface_points": self.candidates,
-            "up": self.up,
-            "patches": self.groups,
-        }
-
     def method(self, facts: dict[str, Any]) -> RunPrediction:
         """Tokenizer, transformer, predictor, teacher and sampler; the mask token starts at zero."""
-        patches = PointPatches(
-            self.neighbours,
-            self.width,
-            self.patch_widths,
-            facts["channel_mean"],
-            facts["channel_std"],
-            self.radius or None,
-        )
         options: dict[str, Any] = {"dropout": self.dropout, "attention_dropout": self.attention_dropout}
-        rates = torch.linspace(0, self.drop_path, self.depth).tolist()
-        blocks = nn.ModuleList(Block(self.width, self.heads, drop_path=rate, **options) for rate in rates)
-        encoder = PointEncoder(
-            patches,
-            Mlp(3, self.width, self.position_width),
-            Trunk(self.width, blocks),
-            self.points,
-            self.groups,
-        )
+        encoder = build_point_encoder(
+            facts, points=self.points, groups=self.groups, neighbours=self.neighbours, radius=self.radius,
+            patch_widths=self.patch_widths, position_width=self.position_width, width=self.width,
+            depth=self.depth, heads=self.heads, drop_path=self.drop_path, **options,
+        )  # fmt: skip
         predictor = Predictor(
             self.width,
             Mlp(3, self.predictor_width, self.position_width),
@@ -202,18 +209,8 @@ class PointJepa(Recipe):
         nn.init.zeros_(predictor.mask_token)
         return RunPrediction(encoder, predictor, self._sampler(), self._target_blocks(), self)
 
-    def draw(self, samples: list[np.ndarray] | np.ndarray, uniforms: np.ndarray) -> Batch:
-        """As many points of each cloud as there are candidates, drawn by chance; the rest is the device's."""
-        chance = [np.random.default_rng(int(row[0] * 2**53)) for row in uniforms]
-        return {"points": torch.from_numpy(resampled(samples, self.candidates, chance))}
 
-    def present(self, samples: list[np.ndarray] | np.ndarray) -> Batch:
-        """The same without chance: a cloud of n points always gives the same ones."""
-        chance = [np.random.default_rng(0) for _ in samples]
-        return {"points": torch.from_numpy(resampled(samples, self.candidates, chance))}
-
-
-class RunPrediction(Method):
+class RunPrediction(PointPrediction):
     """Predict the teacher's tokens in runs of the sequence of patches from a run of the rest.
 
     Masks index tokens in the order of farthest point sampling; the sequence is only where the sampler's
@@ -235,38 +232,11 @@ class RunPrediction(Method):
         wanted: tuple[int, ...],
         recipe: PointJepa,
     ) -> None:
-        super().__init__()
-        self.encoder, self.predictor, self.sampler = encoder, predictor, sampler
-        self.wanted, self.recipe = wanted, recipe
-        self.target = EmaTeacher(encoder.trunk, *recipe.momentum) if recipe.teacher == "ema" else None
-
-    @property
-    def backbone(self) -> nn.Module:
-        """The context encoder: what the paper evaluates."""
-        return self.encoder
-
-    def train(self, mode: bool = True) -> RunPrediction:
-        """As of any module, but the teacher drops nothing out."""
-        super().train(mode)
-        if self.target is not None:
-            self.target.eval()
-        return self
-
-    def varied(self, points: Cloud, generator: Generator) -> Cloud:
-        """Stretched along each axis, centred, scaled to the unit ball, turned about the up axis."""
-        if self.recipe.published:
-            chance = torch.rand((1, 4), generator=generator, device=generator.device, dtype=points.dtype)
-        else:
-            chance = uniform((len(points), 4), generator, dtype=points.dtype)
-        low, high = self.recipe.scale
-        places = normalised(points[..., :3] * (low + (high - low) * chance[:, None, :3]))
-        angle = torch.deg2rad(self.recipe.rotation * (2 * chance[:, 3:] - 1))
-        turned = list(places.unbind(dim=2))
-        one, other = ((axis + "xyz".index(self.recipe.up)) % 3 for axis in (1, 2))
-        sine, cosine = angle.sin(), angle.cos()
-        first, second = turned[one], turned[other]
-        turned[one], turned[other] = cosine * first - sine * second, sine * first + cosine * second
-        return torch.cat([torch.stack(turned, dim=2), points[..., 3:]], dim=2)
+        varied = Varied(recipe.scale, recipe.rotation, recipe.up, recipe.published)
+        target = EmaTeacher(encoder.trunk, *recipe.momentum) if recipe.teacher == "ema" else None
+        super().__init__(encoder, target, varied, recipe.copied_updates)
+        self.predictor = predictor
+        self.sampler, self.wanted, self.recipe = sampler, wanted, recipe
 
     def order(self, centres: Float[Tensor, "batch patches axes"]) -> Tensor:
         """(B, G) the sequence: index of the token at each position."""
@@ -275,14 +245,11 @@ class RunPrediction(Method):
         first = torch.zeros_like(centres[:, 0, 0], dtype=torch.long)
         return greedy_order(centres, first if self.recipe.sequence == "from-first" else None)
 
-    def _masks(self, centres: Tensor, generator: Generator, host: Generator | None = None) -> Masks:
+    def hidden(self, centres: Tensor, generator: Generator, host: Generator | None = None) -> Masks:
+        """Masks over the tokens of patches with these centres."""
         drawn, order = self.sampler(len(centres), generator, host), self.order(centres)
         targets = order.gather(1, drawn.targets.flatten(1)).view_as(drawn.targets)
         return Masks(order.gather(1, drawn.context), targets, drawn.relaxed, drawn.present)
-
-    def masks(self, batch: Batch, context: Context) -> Masks:
-        """Masks over the tokens of `tokens`, as a step would draw them."""
-        return self._masks(self.encoder.patched(batch).coordinates, context.generator)
 
     def losses(self, batch: Batch, context: Context) -> dict[str, Tensor]:
         """``loss``, ``relaxed`` and ``embedding``; and what tells a collapse from learning (paper's code).
@@ -291,14 +258,11 @@ class RunPrediction(Method):
         ``predicted_spread`` are standard deviations over tokens, averaged over channels: healthy runs keep
         them above 0.1 and 0.01.
         """
-        kept = self.encoder.sampled(batch["points"], context.generator)
-        points = self.varied(kept, context.generator)
-        tokens = self.encoder.tokenizer(points, self.encoder.centres(points, context.generator))
-        masks = self._masks(tokens.coordinates, context.generator)
+        tokens, masks = self.prepared(batch, context)
         added = self.encoder.positions(tokens.coordinates)
         whole = self._targets(tokens.values, added)
         goal = take(whole, masks.targets.flatten(1)).unflatten(1, masks.targets.shape[1:])
-        seen = self._seen(tokens, added, masks)
+        seen = self.seen(tokens, added, masks)
         predicted = self.predictor(seen, tokens.coordinates, masks).to(goal.dtype)
         mean = whole.detach().mean(dim=(0, 1)).expand_as(goal)
         return {
@@ -307,78 +271,11 @@ class RunPrediction(Method):
             "target_spread": whole.detach().flatten(0, 1).std(dim=0).mean(),
             "predicted_spread": predicted.detach().flatten(0, 2).std(dim=0).mean(),
             "relaxed": masks.relaxed.float().mean(),
-            "embedding": _pooled(whole.detach()),
+            "embedding": pooled(whole.detach()),
         }
 
     def _targets(self, values: Tensor, added: Tensor) -> Tensor:
         """(B, G, D) targets of all patches; the teacher sees the whole cloud."""
         if self.recipe.teacher == "collapse":
             return self.encoder.trunk.targets(values, added, self.wanted)
-        trunk = self.encoder.trunk if self.target is None else self.target.encoder
-        assert isinstance(trunk, Trunk)
-        with torch.no_grad():
-            return trunk.targets(values, added, self.wanted)
-
-    def _seen(self, tokens: Tokens, added: Tensor, masks: Masks) -> Tokens:
-        context = take(tokens.values, masks.context), take(added, masks.context)
-        values = self.encoder.trunk(*context, present=masks.present)
-        return Tokens(values, take(tokens.coordinates, masks.context), masks.present)
-
-    def embed(self, batch: Batch) -> Float[Tensor, "batch dim"]:
-        """(B, 2 D): the maximum and the mean of the tokens."""
-        return _pooled(self.encoder(batch).values)
-
-    def tokens(self, batch: Batch) -> Tokens:
-        """The context encoder's tokens of the whole cloud; coordinates are the centres, in the unit ball."""
-        return self.encoder(batch)
-
-    def deep_tokens(self, batch: Batch) -> Tokens:
-        """As of `tokens`: the mean of the layer-normalised outputs of the blocks at a third, two and the end.
-
-        Of twelve blocks these are the 4th, 8th and 12th, as in the paper's part segmentation. Coordinates are
-        in the unit of the batch's points.
-        """
-        tokens, depth = self.encoder.patched(batch), len(self.encoder.trunk.blocks)
-        wanted = tuple(sorted({max(1, round(depth * third / 3)) - 1 for third in (1, 2, 3)}))
-        values = self.encoder.trunk.targets(tokens.values, self.encoder.positions(tokens.coordinates), wanted)
-        kept = self.encoder.sampled(batch["points"])[..., :3]
-        middle = kept.mean(1, keepdim=True)
-        radius = (kept - middle).norm(dim=2, keepdim=True).amax(1, keepdim=True)
-        return Tokens(values, tokens.coordinates * radius + middle)
-
-    def as_trained(self, batch: Batch, context: Context) -> Batch:
-        """The points that are kept of each cloud, stretched and turned by chance."""
-        kept = self.encoder.sampled(batch["points"], context.generator)
-        return {**batch, "points": self.varied(kept, context.generator)}
-
-    def views(self, batch: Batch, context: Context, count: int) -> Float[Tensor, "batch views dim"]:
-        """The context encoder's pooled tokens under `count` different context masks (LiDAR, section 4)."""
-        tokens, host = self.encoder.patched(batch), host_generator(context.generator)
-        added, pooled = self.encoder.positions(tokens.coordinates), []
-        for _ in range(count):
-            masks = self._masks(tokens.coordinates, context.generator, host)
-            pooled.append(_pooled(self._seen(tokens, added, masks).values, masks.present))
-        return torch.stack(pooled, dim=1)
-
-    def after_step(self, context: Context) -> None:
-        """The teacher follows the transformer; its momentum is a function of the step."""
-        if self.target is not None:
-            self.target.follow(self.encoder.trunk, self._momentum(context))
-
-    def scheduled(self, context: Context) -> dict[str, float]:
-        """The teacher's momentum, where there is a teacher."""
-        return {} if self.target is None else {"momentum": self._momentum(context)}
-
-    def _momentum(self, context: Context) -> float:
-        assert self.target is not None
-        copies = context.step <= self.recipe.copied_updates
-        return 0.0 if copies else self.target.momentum(context.progress)
-
-
-def _pooled(values: Tensor, present: Tensor | None = None) -> Tensor:
-    """(B, 2 D) maximum and mean over tokens (B, N, D), over those that are present."""
-    if present is None:
-        return torch.cat([values.amax(dim=1), values.mean(dim=1)], dim=1)
-    kept = present.unsqueeze(2)
-    largest = values.masked_fill(~kept, -torch.inf).amax(dim=1)
-    return torch.cat([largest, (values * kept).sum(dim=1) / kept.sum(dim=1)], dim=1)
+        return self.taught(values, added, self.wanted)

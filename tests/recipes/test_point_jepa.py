@@ -80,7 +80,7 @@ def test_shapes_are_those_of_the_paper(published):
         assert tokens.coordinates.shape == (2, 64, 3)
         assert published.embed(batch).shape == (2, 768)
         masks = published.masks(batch, context())
-        seen = published._seen(tokens, published.encoder.positions(tokens.coordinates), masks)
+        seen = published.seen(tokens, published.encoder.positions(tokens.coordinates), masks)
         guess = published.predictor(seen, tokens.coordinates, masks)
     assert guess.shape == (*masks.targets.shape, 384)
     assert masks.targets.shape[:2] == (2, 4)
@@ -192,12 +192,12 @@ def test_what_lies_in_targets_only_is_not_seen():
     method, batch = small_method().eval(), clouds()
     tokens = method.encoder.patched(batch)
     added = method.encoder.positions(tokens.coordinates)
-    masks = method._masks(tokens.coordinates, context().generator)
+    masks = method.hidden(tokens.coordinates, context().generator)
     values = tokens.values.clone()
     rows = torch.arange(6)[:, None].expand(-1, masks.targets[0].numel())
     values[rows, masks.targets.flatten(1)] += 100.0
     changed = dataclasses.replace(tokens, values=values)
-    before, after = (method._seen(t, added, masks).values for t in (tokens, changed))
+    before, after = (method.seen(t, added, masks).values for t in (tokens, changed))
     assert torch.equal(before, after)
 
 
@@ -205,14 +205,14 @@ def test_padding_of_a_context_changes_nothing_that_is_predicted():
     method = small_method().eval()
     tokens = method.encoder.patched(clouds())
     added = method.encoder.positions(tokens.coordinates)
-    masks = method._masks(tokens.coordinates, context().generator)
+    masks = method.hidden(tokens.coordinates, context().generator)
     assert not masks.present.all()
-    whole = method.predictor(method._seen(tokens, added, masks), tokens.coordinates, masks)
+    whole = method.predictor(method.seen(tokens, added, masks), tokens.coordinates, masks)
     for row in range(6):
         kept = masks.present[row]
         one = type(tokens)(tokens.values[[row]], tokens.coordinates[[row]])
         bare = type(masks)(masks.context[[row]][:, kept], masks.targets[[row]], masks.relaxed[[row]])
-        seen = method._seen(one, added[[row]], bare)
+        seen = method.seen(one, added[[row]], bare)
         assert torch.allclose(method.predictor(seen, one.coordinates, bare), whole[[row]], atol=1e-5)
 
 
