@@ -7,11 +7,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from anyjepa.core.cross_attention import CrossAttention
+from anyjepa.core.attention import Attention, CrossAttention
 from anyjepa.core.masking import Masks
 from anyjepa.core.positions import Mlp
 from anyjepa.core.tokens import Tokens, take
-from anyjepa.core.transformer import Attention, DropPath
+from anyjepa.core.transformer import DropPath
 
 
 class ContextBlock(nn.Module):

@@ -10,41 +10,9 @@ from collections.abc import Callable
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn import functional
 
-from anyjepa.core.transformer import Attention, norm_of, perceptron
-
-
-class CrossAttention(nn.Module):
-    """Multi-head attention of queries over a memory.
-
-    Args:
-        width: of both.
-        heads: must divide the width.
-        bias: of the projections.
-        dropout: share of attention weights dropped in training.
-    """
-
-    def __init__(self, width: int, heads: int, bias: bool = True, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.heads, self.dropout = heads, dropout
-        self.query = nn.Linear(width, width, bias=bias)
-        self.memory = nn.Linear(width, 2 * width, bias=bias)
-        self.out = nn.Linear(width, width, bias=bias)
-
-    def forward(
-        self,
-        x: Float[Tensor, "batch queries width"],
-        memory: Float[Tensor, "batch context width"],
-        present: Bool[Tensor, "batch context"] | None = None,
-    ) -> Tensor:
-        """(batch, queries, width)."""
-        split = (self.query(x), *self.memory(memory).chunk(2, dim=-1))
-        queries, keys, values = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in split)
-        mask = None if present is None else present[:, None, None, :]
-        dropped = self.dropout if self.training else 0.0
-        attended = functional.scaled_dot_product_attention(queries, keys, values, mask, dropped)
-        return self.out(attended.transpose(1, 2).flatten(-2))
+from anyjepa.core.attention import Attention, CrossAttention
+from anyjepa.core.transformer import norm_of, perceptron
 
 
 class DecoderBlock(nn.Module):
@@ -71,7 +39,7 @@ class DecoderBlock(nn.Module):
         self.post_norm = post_norm
         self.norms = nn.ModuleList(norm_of(width, bias, root_mean_square) for _ in range(3))
         self.attention = Attention(width, heads, bias, attention_dropout)
-        self.cross = CrossAttention(width, heads, bias, attention_dropout)
+        self.cross = CrossAttention(width, heads, bias=bias, dropout=attention_dropout)
         self.mlp = perceptron(width, int(width * expansion), bias, activation, dropout, gated)
         self.drop = nn.Dropout(dropout)
 

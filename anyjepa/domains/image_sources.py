@@ -177,8 +177,8 @@ def _from_shards(
         )
     found, classes = _shard_labels(shards, rows)
     count = len(shards.paths)
-    suffixes = [f".{extensions[number]}" for number in np.unique(chosen[rows]).tolist()]
-    kind = f"{_format(suffixes)} images in {count:,} shard{'s' * (count > 1)}"
+    found_suffixes = [f".{extensions[number]}" for number in np.unique(chosen[rows]).tolist()]
+    kind = f"{_format(found_suffixes)} images in {count:,} shard{'s' * (count > 1)}"
     return _assembled(
         source, ShardStore(shards, rows, extensions, chosen[rows]), kind, labels, found, classes, problems
     )

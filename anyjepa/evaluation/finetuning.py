@@ -13,10 +13,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from anyjepa.core.attention import Attention
 from anyjepa.core.errors import UserError
 from anyjepa.core.method import Batch, Context, Method
 from anyjepa.core.schedules import warmup_cosine
-from anyjepa.core.transformer import Attention, Block, DropPath
+from anyjepa.core.transformer import Block, DropPath
 from anyjepa.engine.loading import read_many
 from anyjepa.engine.randomness import step_generator, uniforms
 from anyjepa.engine.run import Run, build_method

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from anyjepa.core.attention import CrossAttention
 from anyjepa.core.context_decoder import ContextDecoder
-from anyjepa.core.cross_attention import CrossAttention
 from anyjepa.core.masking import Masks
 from anyjepa.core.tokens import Tokens
 

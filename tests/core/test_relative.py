@@ -4,10 +4,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from anyjepa.core.attention import Attention
 from anyjepa.core.positions import grid
 from anyjepa.core.relative import RelativeBuckets, RelativeKeys
 from anyjepa.core.tokens import Tokens
-from anyjepa.core.transformer import Attention, Encoder
+from anyjepa.core.transformer import Encoder
 
 
 def test_buckets_along_a_line_are_those_of_the_formula():

@@ -5,10 +5,11 @@ import torch
 from torch import nn
 
 from anyjepa.core import transformer
+from anyjepa.core.attention import Attention
 from anyjepa.core.masking import Masks, MultiBlock
 from anyjepa.core.positions import Rotary, SinCos, grid
 from anyjepa.core.tokens import Tokens, take
-from anyjepa.core.transformer import Attention, Block, Encoder, Predictor, initialise
+from anyjepa.core.transformer import Block, Encoder, Predictor, initialise
 
 
 class Vectors(nn.Module):

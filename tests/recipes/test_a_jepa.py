@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from anyjepa.core.attention import Attention
 from anyjepa.core.errors import UserError
 from anyjepa.core.method import Context
 from anyjepa.core.tokens import Tokens
-from anyjepa.core.transformer import Attention, Block
+from anyjepa.core.transformer import Block
 from anyjepa.engine.randomness import step_generator
 from anyjepa.evaluation.finetuning import FineTuning, _unread
 from anyjepa.recipes import recipe

@@ -146,11 +146,9 @@ def test_the_encoder_is_torchs_own_transformer():
         _copy_attention(mine.attention, theirs.self_attn)
         with torch.no_grad():
             theirs.multihead_attn.in_proj_weight.copy_(
-                torch.cat([mine.cross.query.weight, mine.cross.memory.weight])
+                torch.cat([mine.cross.query.weight, mine.cross.read.weight])
             )
-            theirs.multihead_attn.in_proj_bias.copy_(
-                torch.cat([mine.cross.query.bias, mine.cross.memory.bias])
-            )
+            theirs.multihead_attn.in_proj_bias.copy_(torch.cat([mine.cross.query.bias, mine.cross.read.bias]))
             theirs.multihead_attn.out_proj.load_state_dict(mine.cross.out.state_dict())
         _copy_rest(mine.mlp, mine.norms, theirs)
     asked = torch.randn(3, 7, 64)
