@@ -108,7 +108,7 @@ def spectrogram_figure(
     if sound is None:
         return drawn
     player = data_uri_of_sound(sound, rate)
-    return f'{drawn}<audio controls preload="none" style="width:100%;height:2.2em" src="{player}"></audio>'
+    return f'{drawn}<audio controls preload="metadata" style="width:100%;height:2.2em" src="{player}"></audio>'
 
 
 def _data_uri(pixels: np.ndarray) -> str:
