@@ -5,8 +5,8 @@ r"""Score A-JEPA's masks on sound, before and after training, beside mean and de
         --labels 'name:(?P<label>[0-9])_(?P<group>[a-z]+)_[0-9]+' --masks random curriculum-cross easy
 
 A source with a test split is scored on it. Any other is parted by group into three, each of which is once the
-test side, and the mean is given. Features are of the first window of each clip. Ridge regression to the classes, and kNN of ten by cosine, on standardised
-features.
+test side, and the mean is given. Features are of the first window of each clip, rows of frequencies by
+themselves. Ridge regression to the classes, and kNN of ten by cosine, on standardised features.
 """
 
 from __future__ import annotations
