@@ -108,7 +108,8 @@ def spectrogram_figure(
     if sound is None:
         return drawn
     player = data_uri_of_sound(sound, rate)
-    return f'{drawn}<audio controls preload="none" style="width:100%;height:2.2em" src="{player}"></audio>'
+    style = "width:100%;height:2.2em"
+    return f'{drawn}<audio controls preload="metadata" style="{style}" src="{player}"></audio>'
 
 
 def _data_uri(pixels: np.ndarray) -> str:

@@ -23,7 +23,8 @@ PROMISED = {"domain", "samples", "problems", "recipe", "seconds_per_epoch", "mem
 PRICE = Budget(0.01, 0.01, 0.01, 400_000_000, None, 10, "cpu")
 EXPECTED = {  # of the shared data: kind of data and samples, or what it says of a kind that nothing reads
     "brain_maps": "damaged as such", "cifar10_jpeg": ("image", 12000), "coil20": ("image", 1440),
-    "drum_hits": ("audio", 200), "ecg200": ("ecg", 100), "ecg_cinc2021": ("ecg", 50), "ecg_mitbih100": ("ecg", 30),
+    "drum_hits": ("audio", 200), "ecg200": ("ecg", 100), "ecg_cinc2021": ("ecg", 50),
+    "ecg_mitbih100": ("ecg", 30),
     "eeg_eeglab32": "EEG", "eeg_ssvep": "EEG", "emoji_text": ("image", 1608), "flying_chairs": "optical flow",
     "fmri_hcp_gw": ("fmri", 33), "hippocampus_mri": "MRI", "kitti_object3": ("points", 3),
     "kitti_scan_sequence": ("points", 4), "mnist": ("image", 60000), "modelnet10_voxels": ("points", 727),
