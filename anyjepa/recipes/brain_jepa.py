@@ -210,7 +210,7 @@ class BrainJepa(Recipe):
             "step": 2.0, "every": 1, "points": 48, "patch_size": 8, "sparsity": 0.5,
             "width": 48, "depth": 2, "heads": 4, "initial_std": 0.0,
             "predictor_width": 32, "predictor_depth": 2, "predictor_heads": 4,
-            "epochs": 10.0, "warmup_epochs": 1.0, "batch_size": 32, "momentum": (0.99, 1.0),
+            "epochs": 7.0, "warmup_epochs": 0.7, "batch_size": 32, "momentum": (0.99, 1.0),
             "start_learning_rate": 1e-4, "learning_rate": 1e-3, "final_weight_decay": 0.04,
         },
     }  # fmt: skip
