@@ -11,8 +11,12 @@ __all__ = ["CLASSES", "NETWORKS", "REPETITION_TIME", "simulated"]
 NETWORKS = ("visual", "somatomotor", "attention", "salience", "limbic", "control", "default")
 """From the sensory to the transmodal end of the gradient."""
 REGIONS = 3  # of each network
-CLASSES = ["fast", "medium", "slow"]
-MEMORIES = (3.0, 6.0, 12.0)  # seconds in which the networks of a subject of each class forget themselves
+CLASSES = ["sensory", "middle", "transmodal"]
+MEMORY = 8.0  # seconds in which the signal of a network forgets itself
+LEAST, WIDTH = (
+    0.3,
+    0.3,
+)  # of the strength of signals: away from a subject's part of the gradient, and its width
 SUBJECTS = {"train": 960, "test": 480}
 VOLUMES = 64
 REPETITION_TIME = 2.0  # seconds
@@ -25,10 +29,11 @@ def simulated(split: str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, li
     """Runs (n, regions, volumes) float32, labels (n,) into `CLASSES`, subjects (n,) and the regions' names.
 
     Always the same ones: one run of each of 960 subjects of ``train`` (also None), and of 480 others of
-    ``test``. Every network has a signal of its own, of which neighbours along the gradient share some. How
-    long these signals last, their intrinsic timescale, is the subject's class. Every region adds white noise
-    of its own and a drift; each has a mean that differs from subject to subject, as in a scanner. Regions lie
-    in an order that says nothing.
+    ``test``. Every network has a slow signal of its own, of which neighbours along the gradient share some.
+    Where on the gradient these signals are strong, at the senses, between, or at the transmodal end, is the
+    subject's class: the topography of its fluctuations. Every region adds noise of its own, the level of
+    which varies from subject to subject, and a drift; each has a mean that differs from subject to subject,
+    as in a scanner. Regions lie in an order that says nothing.
     Raises NoSplit for another split.
     """
     words = [word.lower() for word in split_order(split)]
@@ -39,13 +44,16 @@ def simulated(split: str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, li
     networks, count = len(NETWORKS), SUBJECTS[name]
     which = np.repeat(np.arange(networks), REGIONS)
     labels = random.permutation(np.arange(count) % len(CLASSES))
-    memory = np.array(MEMORIES)[labels][:, None] * np.exp(0.15 * random.standard_normal((count, networks)))
-    own = _slow(random.standard_normal((count, networks, VOLUMES), np.float32), memory)
     place = np.arange(networks) / (networks - 1)
+    centre = labels[:, None] / (len(CLASSES) - 1)
+    strength = LEAST + (1 - LEAST) * np.exp(-(((place - centre) / WIDTH) ** 2))
+    own = _slow(random.standard_normal((count, networks, VOLUMES), np.float32))
     shared = np.exp(-(((place[:, None] - place[None]) / REACH) ** 2))
-    signals = (shared / np.linalg.norm(shared, axis=1, keepdims=True)).astype(np.float32) @ own
-    noise = NOISE * random.standard_normal((count, len(which), VOLUMES), np.float32)
+    shared = (shared / np.linalg.norm(shared, axis=1, keepdims=True)).astype(np.float32)
+    signals = strength[..., None] * (shared @ own)
+    noise = random.standard_normal((count, len(which), VOLUMES), np.float32)
     gain = random.uniform(0.7, 1.3, (count, len(which), 1))
+    noise *= NOISE * random.uniform(0.5, 1.5, (count, 1, 1))
     series = gain * signals[:, which] + noise
     series += 0.4 * random.standard_normal((count, len(which), 1)) * np.linspace(-1, 1, VOLUMES)
     level = LEVEL * (1 + 0.15 * fixed.standard_normal((1, len(which), 1)))
@@ -57,9 +65,9 @@ def simulated(split: str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, li
     return bold, labels.astype(np.int64), subjects, names
 
 
-def _slow(noise: np.ndarray, memory: np.ndarray) -> np.ndarray:
-    """White noise (..., time) as a signal of unit variance that forgets itself in `memory` (...) seconds."""
-    kept = np.exp(-REPETITION_TIME / memory).astype(np.float32)
+def _slow(noise: np.ndarray) -> np.ndarray:
+    """White noise (..., time) as a signal of unit variance that forgets itself in `MEMORY` seconds."""
+    kept = np.float32(np.exp(-REPETITION_TIME / MEMORY))
     fresh = np.sqrt(1 - kept**2)
     made = np.empty_like(noise)
     made[..., 0] = noise[..., 0]

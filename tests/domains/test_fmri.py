@@ -275,7 +275,7 @@ def test_what_is_measured():
     assert FMRI.doubts(samples, facts)
 
 
-def test_simulated_subjects_differ_in_how_long_networks_last():
+def test_simulated_subjects_differ_in_where_networks_fluctuate():
     runs, labels, subjects, names = simulated("train")
     assert runs.shape == (960, 21, 64)
     assert np.bincount(labels).tolist() == [320] * 3
@@ -285,11 +285,11 @@ def test_simulated_subjects_differ_in_how_long_networks_last():
     other, _, others, _ = simulated("test")
     assert len(other) == 480
     assert not set(others) & set(subjects)
-    scaled = (runs - runs.mean(2, keepdims=True)) / runs.std(2, keepdims=True)
-    visual = scaled[:, [name.startswith("visual") for name in names]].mean(1)
-    lasting = (visual[:, 1:] * visual[:, :-1]).mean(1) / (visual**2).mean(1)
-    means = [lasting[labels == number].mean() for number in range(len(CLASSES))]
-    assert means[0] < means[1] < means[2]
+    found = np.stack([connectivity(run) for run in runs])
+    for number, network in enumerate(("visual", "salience", "default")):
+        here = np.flatnonzero([name.startswith(network) for name in names])
+        within = found[:, here[:, None], here].mean((1, 2))
+        assert np.argmax([within[labels == kind].mean() for kind in range(len(CLASSES))]) == number
     with pytest.raises(NoSplit):
         simulated("other")
 
