@@ -195,8 +195,8 @@ class BrainJepa(Recipe):
     The embedding of a run is the average of the teacher's tokens over all regions and over windows of a crop,
     half a crop apart. The baseline beside every score is the field's own: the connectivity matrix.
 
-    ``tiny`` is for trying things on a CPU. Its 210 steps on ``synthetic-fmri`` are too few for probes to read it
-    better than an untrained encoder on every seed (docs/experiments.md).
+    ``tiny`` is for trying things on a CPU. Its 210 steps on ``synthetic-fmri`` are too few for probes to read
+    it better than an untrained encoder on every seed (docs/experiments.md).
 
     ``anyjepa train brain-jepa --data runs/ --out runs/brain --preset vit-s --step 0.72 --batch-size 64``
     """
