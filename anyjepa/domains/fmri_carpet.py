@@ -19,6 +19,7 @@ WIDTH, HEIGHT = 420.0, 250.0  # of a carpet as drawn
 LEFT, LOW, TOP, STRIP = 34.0, 34.0, 8.0, 10.0
 MAP = 250.0  # side of the map of gradients
 THUMBNAIL = 96
+OUTLYING = 0.03  # of the regions at either end of a gradient, which are drawn at the edge of the map
 ENDS = np.array([[49, 54, 149], [116, 173, 209], [245, 245, 240], [244, 165, 90], [165, 0, 38]], np.float64)
 STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600)
 
@@ -135,8 +136,10 @@ def _map(table: np.ndarray, regions: Sequence[str], left: float) -> str:
     """The first two gradients of each region as a dot."""
     places = []
     for column in table[:, :2].T:
-        low, high = float(column.min()), float(column.max())
-        places.append((column - low) / (high - low) if high > low else np.full(len(column), 0.5))
+        # a region that is unlike all others must not crowd them into a corner: it is drawn at the edge
+        low, high = np.quantile(column, [OUTLYING, 1 - OUTLYING])
+        spread = (column - low) / (high - low) if high > low else np.full(len(column), 0.5)
+        places.append(np.clip(spread, 0, 1))
     hues, radius = _hue(_ranks(table[:, 0])), 4.5 if len(table) < 150 else 2.8
     side = MAP - 20
     dots = [

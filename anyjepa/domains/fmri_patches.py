@@ -119,7 +119,7 @@ class GradientPositions(nn.Module):
     def regions(self) -> Float[Tensor, "regions half"]:
         """The half for the region, of each region: from exactly -1 to exactly 1 over all."""
         mapped = self.space(self.gradients)
-        low, high = mapped.amin(), mapped.amax()
+        low, high = mapped.min(), mapped.max()
         return 2 * (mapped - low) / (high - low).clamp(min=1e-12) - 1
 
     def forward(self, coordinates: Float[Tensor, "shared tokens axes"]) -> Tensor:

@@ -9,6 +9,7 @@ import re
 import struct
 import zlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -74,7 +75,7 @@ def read_table(path: str, identity: str) -> Table:
             return _plain(read_array(path), identity)
         if kind == ".mat":
             name, _ = _variable(path)
-            loaded = require("scipy.io", "fmri").loadmat(path, variable_names=[name], chars_as_strings=False)
+            loaded = _matlab("loadmat", path, variable_names=[name], chars_as_strings=False)
             return _plain(loaded[name], identity)
         return _text(path, kind, identity)
     except DAMAGE as error:
@@ -93,13 +94,21 @@ def _plain(values: np.ndarray, identity: str) -> Table:
     return Table(np.asarray(values, np.float64))
 
 
+def _matlab(function: str, path: str, **options: Any) -> Any:
+    """What a function of scipy makes of a .mat file; its own kind of error, which is none of these, too."""
+    try:
+        return getattr(require("scipy.io", "fmri"), function)(path, **options)
+    except require("scipy.io.matlab", "fmri").MatReadError as error:
+        raise ValueError(str(error)) from None
+
+
 def _variable(path: str) -> tuple[str, tuple[int, int]]:
     """The variable of a .mat file that is a table: named like series, or the largest. Raises ValueError."""
     with open(path, "rb") as file:
         begin, size = file.read(128), os.fstat(file.fileno()).st_size
     if b"MATLAB 7.3" in begin[:20] or begin[:8] == b"\x89HDF\r\n\x1a\n":
         raise ValueError("a MATLAB 7.3 file: save it with -v7")
-    found = require("scipy.io", "fmri").whosmat(path)
+    found = _matlab("whosmat", path)
     tables = {
         name: (int(shape[0]), int(shape[1]))
         for name, shape, kind in found

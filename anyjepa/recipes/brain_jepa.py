@@ -195,6 +195,9 @@ class BrainJepa(Recipe):
     The embedding of a run is the average of the teacher's tokens over all regions and over windows of a crop,
     half a crop apart. The baseline beside every score is the field's own: the connectivity matrix.
 
+    ``tiny`` is for trying things on a CPU. Its 210 steps on ``synthetic-fmri`` are too few for probes to read
+    it better than an untrained encoder on every seed (docs/experiments.md).
+
     ``anyjepa train brain-jepa --data runs/ --out runs/brain --preset vit-s --step 0.72 --batch-size 64``
     """
 
@@ -210,7 +213,7 @@ class BrainJepa(Recipe):
             "step": 2.0, "every": 1, "points": 48, "patch_size": 8, "sparsity": 0.5,
             "width": 48, "depth": 2, "heads": 4, "initial_std": 0.0,
             "predictor_width": 32, "predictor_depth": 2, "predictor_heads": 4,
-            "epochs": 10.0, "warmup_epochs": 1.0, "batch_size": 32, "momentum": (0.99, 1.0),
+            "epochs": 7.0, "warmup_epochs": 0.7, "batch_size": 32, "momentum": (0.99, 1.0),
             "start_learning_rate": 1e-4, "learning_rate": 1e-3, "final_weight_decay": 0.04,
         },
     }  # fmt: skip

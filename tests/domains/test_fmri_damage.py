@@ -22,7 +22,7 @@ def mat(folder):
 def tables(folder):
     text = "\n".join(",".join(f"{value:.2f}" for value in row) for row in VALUES.T).encode()
     target = io.BytesIO()
-    np.save(target, VALUES)
+    np.save(target, VALUES.T)
     return {
         "a.csv": b"a,b,c,d,e\n" + text, "b.1D": b"# a b\n" + text.replace(b",", b" "),
         "c.tsv.gz": Part(text.replace(b",", b"\t"), gzip.compress), "d.npy": target.getvalue(),
