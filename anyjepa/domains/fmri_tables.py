@@ -128,8 +128,10 @@ _WHOLE = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 
 
 def _text(path: str, kind: str, identity: str) -> Table:
     opened = gzip.open if kind.endswith(".gz") else open
+    # what is asked for is set aside at once: no more than the file can hold
+    most = min(LARGEST, os.path.getsize(path) * (INFLATED if kind.endswith(".gz") else 1))
     with opened(path, "rb") as file:
-        content = file.read(LARGEST + 1)
+        content = file.read(most + 1)
     if len(content) > LARGEST:
         raise BadSample(identity, "is larger than 2 GB of text: store it as .npy")
     lines = content.decode("utf-8-sig").splitlines()
