@@ -159,7 +159,7 @@ def draw(found: dict[str, dict[str, Any]], path: Path) -> None:
     import matplotlib as mpl
 
     mpl.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     figure, axes = pyplot.subplots(2, len(found), figsize=(11, 6), constrained_layout=True)
     words = {"seconds": "seconds of a step", "megabytes": "peak memory of a step, MB"}
@@ -180,6 +180,10 @@ def draw(found: dict[str, dict[str, Any]], path: Path) -> None:
             label = f"{name}$^{{{values['exponent']:.2f}}}$ ({low:.2f} to {high:.2f})"
             axis.plot(x, line, color="#c8502d", label=label)
             axis.set(xscale="log", yscale="log", xlabel=name, ylabel=words[what] if column == 0 else "")
+            axis.set_xticks(
+                [x[0], x[len(x) // 2], x[-1]], [f"{v:.3g}" for v in (x[0], x[len(x) // 2], x[-1])]
+            )
+            axis.xaxis.set_minor_formatter(ticker.NullFormatter())
             axis.legend(fontsize=8)
             axis.grid(alpha=0.3, which="both")
     path.parent.mkdir(parents=True, exist_ok=True)
