@@ -1,12 +1,16 @@
 """What a step of every recipe costs: samples a second, where its time goes, how much of the machine it uses.
 
 Each recipe trains its preset (`tiny` where not given) on its own example data, in a process of its own, in
-fp32. A step is taken apart as the engine goes through it: batches drawn and stacked (in this process, though
-the engine draws ahead where a loader pays), the model forward and backward, and the rest (guard, optimiser,
-teacher, collapse watch). FLOPs are those that `FlopCounterMode` counts as executed by the model; the share is
-of the rate of square matrix products measured before and after. Memory is the peak of the process, Python and
-torch included. With --grow the time of model and rest is measured over a decade of batch sizes, and the
-exponent of a power law through it is given: 1 is linear, less is overhead that a larger batch shares out.
+fp32. A step is taken apart as the engine goes through it: batches drawn and stacked (in this process,
+though the engine draws ahead where a loader pays), the model forward and backward, and the rest (guard,
+optimiser, teacher, collapse watch). FLOPs are those that `FlopCounterMode` counts as executed by the model;
+the share is of the rate of square matrix products measured before and after. The ceiling is the same share
+if the step did nothing but its own products: each shape of linear layer, batched product and attention,
+forward and backward, timed alone in the same process, as often as the step does it. With --clock processor
+(one thread) times are those that the processor spent, which a busy machine changes less. Memory is the peak
+of the process, Python and torch included. With --grow the time of model and rest is measured over a decade
+of batch sizes, and the exponent of a power law through it is given: 1 is linear, less is overhead that a
+larger batch shares out.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import resource
 import statistics
 import subprocess
@@ -22,6 +27,7 @@ import time
 from typing import Any
 
 import torch
+from product_shapes import products_of, seconds_alone
 from torch.utils.flop_counter import FlopCounterMode
 
 from anyjepa.core.method import Context
@@ -35,16 +41,18 @@ from anyjepa.engine.watch import Watch
 from anyjepa.recipes import recipe, recipes
 
 WARM = 3  # steps that are not counted
+CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
+now = CLOCKS[os.environ.get("ANYJEPA_BENCHMARK_CLOCK", "wall")]
 
 
 def matrix_rate(side: int = 1024, seconds: float = 0.3) -> float:
     """FLOPs a second of square fp32 products, the best of those that fit into the time."""
     left, right, best = torch.randn(side, side), torch.randn(side, side), math.inf
-    until = time.perf_counter() + seconds
-    while time.perf_counter() < until:
-        start = time.perf_counter()
+    until = now() + seconds
+    while now() < until:
+        start = now()
         left @ right
-        best = min(best, time.perf_counter() - start)
+        best = min(best, now() - start)
     return 2 * side**3 / best
 
 
@@ -65,14 +73,14 @@ class Stepping:
 
     def take(self, step: int) -> dict[str, float]:
         """Seconds of the parts of update `step`, from 1."""
-        marks = [time.perf_counter()]
+        marks = [now()]
         batch, _ = self.loader[(step - 1) % len(self.loader)]
-        marks.append(time.perf_counter())
+        marks.append(now())
         context = Context(step, self.steps, step_generator(0, step))
         self.guard.remember()
         losses = self.method(batch, context)
         losses["loss"].backward()
-        marks.append(time.perf_counter())
+        marks.append(now())
         apply(self.optimiser, schedule(self.recipe, step, self.steps))
         self.method.before_step(context)
         norm = None
@@ -84,7 +92,7 @@ class Stepping:
         self.method.after_step(context)
         if "embedding" in losses:
             self.watch.see(losses["embedding"])
-        marks.append(time.perf_counter())
+        marks.append(now())
         parts = ("data", "model", "rest")
         return {part: end - start for part, start, end in zip(parts, marks, marks[1:], strict=False)}
 
@@ -96,12 +104,21 @@ class Stepping:
         self.optimiser.zero_grad()
         return counter.get_total_flops()
 
+    def products(self) -> Any:
+        """Which matrix products one forward and backward pass does, and how often."""
+        batch, _ = self.loader[0]
+        context = Context(1, self.steps, step_generator(0, 1))
+        found = products_of(lambda: self.method(batch, context)["loss"].backward())
+        self.optimiser.zero_grad()
+        return found
+
 
 def measure(name: str, preset: str, steps: int, grow: bool) -> dict[str, Any]:
     """The figures of one recipe."""
     stepping = Stepping(name, preset, None, steps + WARM)
     before = matrix_rate()
     taken = [stepping.take(step) for step in range(1, steps + WARM + 1)][WARM:]
+    alone = seconds_alone(stepping.products(), now)
     rate = (before + matrix_rate()) / 2
     parts = {part: statistics.median(one[part] for one in taken) for part in taken[0]}
     flops = stepping.flops()
@@ -111,6 +128,7 @@ def measure(name: str, preset: str, steps: int, grow: bool) -> dict[str, Any]:
         "samples_per_second": stepping.batch_size / sum(parts.values()),
         "seconds": parts, "outside_model": 1 - parts["model"] / sum(parts.values()),
         "gflops_of_step": flops / 1e9, "share_of_matrix_rate": flops / parts["model"] / rate,
+        "ceiling": flops / alone / rate, "share_of_ceiling": alone / parts["model"],
         "machine_gflops": rate / 1e9,
         "peak_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }  # fmt: skip
@@ -135,8 +153,9 @@ def growth(name: str, preset: str, largest: int, steps: int) -> dict[str, Any]:
 def describe(rows: list[dict[str, Any]]) -> str:
     """A table for docs and people."""
     lines = [
-        "| recipe | batch | samples/s | data, model, rest (ms) | outside model | of matrix rate | peak MB |",
-        "|---|---|---|---|---|---|---|",
+        "| recipe | batch | samples/s | data, model, rest (ms) | outside model | of matrix rate | "
+        "its products alone | peak MB |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         parts = ", ".join(f"{1000 * row['seconds'][part]:.1f}" for part in ("data", "model", "rest"))
@@ -144,7 +163,7 @@ def describe(rows: list[dict[str, Any]]) -> str:
         lines.append(
             f"| `{row['recipe']}` {row['preset']} | {row['batch_size']}{grown} | "
             f"{row['samples_per_second']:.0f} | {parts} | {row['outside_model']:.1%} | "
-            f"{row['share_of_matrix_rate']:.1%} | {row['peak_megabytes']:.0f} |"
+            f"{row['share_of_matrix_rate']:.1%} | {row['ceiling']:.1%} | {row['peak_megabytes']:.0f} |"
         )
     return "\n".join(lines)
 
@@ -158,6 +177,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--grow", action="store_true", help="over a decade of batch sizes too")
     parser.add_argument("--here", action="store_true", help="one recipe, in this process, as JSON")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args(arguments)
     if given.here:
@@ -176,7 +196,8 @@ def main(arguments: list[str] | None = None) -> None:
             str(given.steps),
         ]
         words += ["--grow"] if given.grow else []
-        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        clock = {"ANYJEPA_BENCHMARK_CLOCK": given.clock}
+        done = subprocess.run(words, capture_output=True, text=True, check=False, env={**os.environ, **clock})
         if done.returncode:
             sys.exit(done.stderr)
         rows.append(json.loads(done.stdout.splitlines()[-1]))

@@ -1,4 +1,4 @@
-"""Every command that writes, on a real file system with less and less room: a sentence, and nothing half-written."""
+"""Every command that writes, on a real file system with too little room: a sentence, nothing half-written."""
 
 import os
 import shutil
@@ -13,8 +13,8 @@ SIZE = 8 * 2**20
 ROOMS = (0, 4, 12, 40, 100, 200, 400, 1000, 2000)  # KB; a page is four
 ALWAYS = ("train", "embed shards", "evaluate")  # the others take longer or go the same way as one of these
 COMMANDS = {
-    "train": ("train", "i-jepa", "--data", "DATA", "--out", "OUT/run", "--steps", "4", "--checkpoint-every", "2",
-              "--quiet", "true", *words()),
+    "train": ("train", "i-jepa", "--data", "DATA", "--out", "OUT/run", "--steps", "4", "--checkpoint-every",
+              "2", "--quiet", "true", *words()),
     "embed shards": ("embed", "RUN", "--out", "OUT/e.parquet", "--shard-rows", "8"),
     "evaluate": ("evaluate", "RUN", "--data", "DATA", "--probe", "knn"),
     "embed": ("embed", "RUN", "--out", "OUT/e.parquet"),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["chosen_split", "cleared", "hub_labels", "label_column", "labels_of", "open_hub", "own_name"]
 
-# what its parsers raise on metadata that are not what they should be, and the hub's client without a connection
+# what its parsers raise on metadata that are not what they should be
 DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, NotImplementedError)
 LABEL_COLUMNS = ("label", "labels", "class", "target", "fine_label", "category")
 

@@ -176,7 +176,7 @@ def _decode_pillow(content: bytes) -> np.ndarray:
 
 
 def _pillow(content: bytes, values_of: Callable[[Any], np.ndarray]) -> tuple[np.ndarray, int]:
-    """What `values_of` makes of a picture, and its EXIF orientation. Raises what damage makes Pillow raise."""
+    """What `values_of` makes of a picture, and its EXIF orientation. Raises what Pillow does on damage."""
     image_module = require("PIL.Image", "image")
     try:
         with image_module.open(io.BytesIO(content)) as image:

@@ -193,7 +193,7 @@ def inferred(name: str, values: arrow.Array, levels: Sequence[str] = ()) -> Colu
     if arrow.types.is_timestamp(kind):
         return Column(name, "datetime", offset=_offset(_days(values)))
     numbers = np.sort(distinct.cast(arrow.float64(), safe=False).to_numpy(zero_copy_only=False))
-    if set(numbers) <= {0.0, 1.0}:
+    if len(numbers) <= 3 and set(numbers) <= {0.0, 1.0}:  # 0, -0 and 1
         return categorical(name, values, "boolean")
     whole = bool(np.isfinite(numbers).all() and (numbers == np.rint(numbers)).all())
     if arrow.types.is_integer(kind) and len(distinct) == len(values) >= ENOUGH_ROWS:
