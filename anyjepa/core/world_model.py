@@ -5,7 +5,7 @@ Shapes: B samples, T frames, P patches a frame, D width of the encoder's tokens,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from jaxtyping import Float
@@ -184,6 +184,37 @@ class ActionConditioned(Method):
             "copied": l1(goal[:, :-1], goal[:, 1:]),
             "embedding": forced.detach()[:, -1].mean(1),
         }
+
+    @torch.no_grad()
+    def health(self, batches: Iterable[Batch], context: Context) -> dict[str, float]:
+        """Errors (mean absolute, of tokens) that say whether actions are understood.
+
+        ``one_step_error`` from true frames and actions; ``one_step_error_shuffled`` with the actions of
+        other samples; ``one_step_error_copying`` of the frame before; ``two_step_error`` from the first frame.
+        """
+        sums: dict[str, float] = {}
+        count = 0
+        for batch in batches:
+            model, size = self.encoder, len(batch["video"])
+            goal, places = model.encode(batch["video"])
+            actions, states = batch["actions"].to(goal.dtype), batch["states"].to(goal.dtype)
+            before, after = goal[:, :-1], goal[:, 1:]
+            ahead = min(2, actions.shape[1])
+            forced, shuffled = (
+                model.predicted(before, given, states[:, :-1], places)
+                for given in (actions, actions.roll(1, dims=0))
+            )
+            rolled = model.rolled_out(goal[:, :1], actions, states[:, :1], places, ahead)
+            found = {
+                "one_step_error": l1(forced, after),
+                "one_step_error_shuffled": l1(shuffled, after),
+                "one_step_error_copying": l1(before, after),
+                "two_step_error": l1(rolled[:, -1], goal[:, ahead]),
+            }
+            for name, value in found.items():
+                sums[name] = sums.get(name, 0.0) + size * float(value)
+            count += size
+        return {name: value / count for name, value in sums.items()}
 
     @torch.no_grad()
     def imagined(self, batch: Batch) -> dict[str, Batch]:

@@ -49,9 +49,9 @@ class VJepa(Recipe):
     for its weights and for transformers). The gradient is clipped over encoder and predictor together, and
     from the first step.
 
-    ``tiny`` is for trying things on a CPU: 200 steps on ``synthetic-video``, half a minute. Beside the loss it
-    asks predictions to vary (``--variance``, which the released settings leave at 0), and its learning rate is
-    low: without the one or the other so short a training loses what a random encoder knows of motion
+    ``tiny`` is for trying things on a CPU: 200 steps on ``synthetic-video``, half a minute. Beside the loss
+    it asks predictions to vary (``--variance``, which the released settings leave at 0), and its learning
+    rate is low: without either so short a training loses what a random encoder knows of motion
     (docs/experiments.md).
 
     Videos are sampled by time, ``--fps`` frames a second whatever their own rate, and decoded only from the
