@@ -190,7 +190,8 @@ class ActionConditioned(Method):
         """Errors (mean absolute, of tokens) that say whether actions are understood.
 
         ``one_step_error`` from true frames and actions; ``one_step_error_shuffled`` with the actions of
-        other samples; ``one_step_error_copying`` of the frame before; ``two_step_error`` from the first frame.
+        other samples; ``one_step_error_copying`` of the frame before; ``two_step_error`` from the first
+        frame.
         """
         sums: dict[str, float] = {}
         count = 0

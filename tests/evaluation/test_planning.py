@@ -32,10 +32,8 @@ def test_the_energy_is_the_distance_of_imagined_tokens_to_the_goals(run, monkeyp
     energy = planner._energy(now, state, goal, actions, places)
     for problem in range(3):
         for one in range(5):
-            ahead = planner.model.rolled_out(
-                now[problem : problem + 1, None], actions[problem, one][None], state[problem : problem + 1, None],
-                places, 2,
-            )  # fmt: skip
+            first = now[problem][None, None], actions[problem, one][None], state[problem][None, None]
+            ahead = planner.model.rolled_out(*first, places, 2)
             wanted = (ahead[0, -1] - goal[problem]).abs().mean()
             torch.testing.assert_close(energy[problem, one], wanted, atol=1e-5, rtol=1e-5)
     monkeypatch.setattr(planning, "TOGETHER", 70)
@@ -104,7 +102,7 @@ def test_other_recipes_do_not_plan(run, tmp_path):
 
 @pytest.mark.slow
 def test_a_trained_model_reaches_goals(tmp_path):
-    """Check 14 of the note: true actions beat shuffled ones and copying, plans beat chance and no training."""
+    """Check 14 of the note: true actions beat shuffled ones and copying, plans beat chance."""
     settings = anyjepa.Settings(quiet=True, workers=0, device="cpu")
     run = anyjepa.train("v-jepa-2-ac", None, tmp_path / "run", settings=settings)["run"]
     health = anyjepa.inspect(run)
