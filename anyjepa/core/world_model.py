@@ -5,6 +5,7 @@ Shapes: B samples, T frames, P patches a frame, D width of the encoder's tokens,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 import torch
@@ -228,7 +229,7 @@ class ActionConditioned(Method):
         frames, places = model.encode(video)
         actions, states = batch["actions"].to(frames.dtype), batch["states"].to(frames.dtype)
         ahead = model.rolled_out(frames[:, :1], actions, states[:, :1], places, actions.shape[1])
-        patch = int(model.frozen.encoder.tokenizer.patch)
+        patch = _side(video, frames.shape[2])
         pixels = _patches(video.to(frames.dtype), patch)
         weights = _least_squares(frames.flatten(0, 2), pixels.flatten(0, 2))
         seen = (_with_one(torch.cat([frames[:, :1], ahead], dim=1)) @ weights).clamp(
@@ -248,6 +249,11 @@ class ActionConditioned(Method):
     def tokens(self, batch: Batch) -> Tokens:
         """The predictor's tokens, before they become predictions."""
         return self.encoder(batch)
+
+
+def _side(video: Tensor, patches: int) -> int:
+    """Pixels of a square patch's side, where so many fill a frame."""
+    return math.isqrt(video.shape[3] * video.shape[4] // patches)
 
 
 def _patches(video: Tensor, patch: int) -> Tensor:

@@ -33,7 +33,6 @@ class Control(Domain):
 
     name = "control"
     endings = VIDEOS | {".npz", ".parquet", ".json", ".jsonl"}
-    packs = False
 
     def open(
         self,
@@ -72,10 +71,8 @@ class Control(Domain):
         facts: dict[str, Any] = {"channels": int(clips[0]["video"].shape[-1])}
         for name, ours in (("video", ""), ("states", "state_"), ("actions", "action_")):
             rows = [clip[name].reshape(-1, clip[name].shape[-1]).astype(np.float64) for clip in clips]
-            total, count = sum(part.sum(0) for part in rows), sum(map(len, rows))
-            mean = total / count
-            variance = sum(((part - mean) ** 2).sum(0) for part in rows) / count
-            facts |= {f"{ours}mean": mean.tolist(), f"{ours}std": np.sqrt(variance).tolist()}
+            values = np.concatenate(rows)
+            facts |= {f"{ours}mean": values.mean(0).tolist(), f"{ours}std": values.std(0).tolist()}
         shapes = np.array([clip["video"].shape for clip in clips])
         low, high = (
             function([function(clip["actions"], axis=0) for clip in clips], axis=0).astype(float).tolist()
@@ -90,6 +87,11 @@ class Control(Domain):
             "action_low": low,
             "action_high": high,
         }
+
+    @property
+    def packs(self) -> bool:
+        """No: a pack holds one array a sample, and here are three."""
+        return False
 
     def likeness(self, samples: Samples) -> float:
         """Surely, where there are states and pictures."""

@@ -36,7 +36,7 @@ def schedule(recipe: Recipe, step: int, steps: int) -> dict[str, float]:
     """
     planned = recipe.planned(steps)
     return {
-        "learning_rate": recipe.rate(step, steps),
+        "learning_rate": recipe.learning_rate_at(step, steps),
         "weight_decay": cosine(recipe.weight_decay, recipe.final_weight_decay, step / planned),
     }
 

@@ -72,7 +72,7 @@ class Recipe(ABC):
         """Steps that the schedules are planned for, in a training of `steps`: some papers stop earlier."""
         return steps
 
-    def rate(self, step: int, steps: int) -> float:
+    def learning_rate_at(self, step: int, steps: int) -> float:
         """Learning rate of update `step` (from 1) of `steps`: a linear rise, then half a cosine down.
 
         The warm-up keeps its share of the training when the number of steps is not what the epochs give.

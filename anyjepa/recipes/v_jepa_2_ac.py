@@ -157,7 +157,7 @@ class VJepa2Ac(Recipe):
             "decode_side": self.decode_side or round(1.5 * min(self.image_size)),
         }
 
-    def rate(self, step: int, steps: int) -> float:
+    def learning_rate_at(self, step: int, steps: int) -> float:
         """A linear rise, then constant, then a straight line down, each its share of the epochs."""
         rise, fall = (round(steps * part / self.epochs) for part in (self.warmup_epochs, self.anneal_epochs))
         return trapezoid(
