@@ -51,7 +51,7 @@ class VJepa(Recipe):
 
     ``tiny`` is for trying things on a CPU: 200 steps on ``synthetic-video``, half a minute. Beside the loss
     it asks predictions to vary (``--variance``, which the released settings leave at 0), and its learning
-    rate is low: without either so short a training loses what a random encoder knows of motion
+    rate is low: without them so short a training loses what a random encoder knows of motion
     (docs/experiments.md).
 
     Videos are sampled by time, ``--fps`` frames a second whatever their own rate, and decoded only from the
