@@ -5,7 +5,8 @@ Shapes: B samples, T frames, P patches a frame, D width of the encoder's tokens,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 
 import torch
 from jaxtyping import Float
@@ -186,6 +187,38 @@ class ActionConditioned(Method):
         }
 
     @torch.no_grad()
+    def health(self, batches: Iterable[Batch], context: Context) -> dict[str, float]:
+        """Errors (mean absolute, of tokens) that say whether actions are understood.
+
+        ``one_step_error`` from true frames and actions; ``one_step_error_shuffled`` with the actions of
+        other samples; ``one_step_error_copying`` of the frame before; ``two_step_error`` from the first
+        frame.
+        """
+        sums: dict[str, float] = {}
+        count = 0
+        for batch in batches:
+            model, size = self.encoder, len(batch["video"])
+            goal, places = model.encode(batch["video"])
+            actions, states = batch["actions"].to(goal.dtype), batch["states"].to(goal.dtype)
+            before, after = goal[:, :-1], goal[:, 1:]
+            ahead = min(2, actions.shape[1])
+            forced, shuffled = (
+                model.predicted(before, given, states[:, :-1], places)
+                for given in (actions, actions.roll(1, dims=0))
+            )
+            rolled = model.rolled_out(goal[:, :1], actions, states[:, :1], places, ahead)
+            found = {
+                "one_step_error": l1(forced, after),
+                "one_step_error_shuffled": l1(shuffled, after),
+                "one_step_error_copying": l1(before, after),
+                "two_step_error": l1(rolled[:, -1], goal[:, ahead]),
+            }
+            for name, value in found.items():
+                sums[name] = sums.get(name, 0.0) + size * float(value)
+            count += size
+        return {name: value / count for name, value in sums.items()}
+
+    @torch.no_grad()
     def imagined(self, batch: Batch) -> dict[str, Batch]:
         """Each clip as it came, and what is expected of it from its first frame and the actions alone.
 
@@ -196,7 +229,7 @@ class ActionConditioned(Method):
         frames, places = model.encode(video)
         actions, states = batch["actions"].to(frames.dtype), batch["states"].to(frames.dtype)
         ahead = model.rolled_out(frames[:, :1], actions, states[:, :1], places, actions.shape[1])
-        patch = int(model.frozen.encoder.tokenizer.patch)
+        patch = _side(video, frames.shape[2])
         pixels = _patches(video.to(frames.dtype), patch)
         weights = _least_squares(frames.flatten(0, 2), pixels.flatten(0, 2))
         seen = (_with_one(torch.cat([frames[:, :1], ahead], dim=1)) @ weights).clamp(
@@ -216,6 +249,11 @@ class ActionConditioned(Method):
     def tokens(self, batch: Batch) -> Tokens:
         """The predictor's tokens, before they become predictions."""
         return self.encoder(batch)
+
+
+def _side(video: Tensor, patches: int) -> int:
+    """Pixels of a square patch's side, where so many fill a frame."""
+    return math.isqrt(video.shape[3] * video.shape[4] // patches)
 
 
 def _patches(video: Tensor, patch: int) -> Tensor:

@@ -22,6 +22,11 @@ __all__ = ["Control"]
 
 MEASURED = 200
 RAW_SIDE = 16
+PARTS = {
+    "video": "",
+    "states": "state_",
+    "actions": "action_",
+}  # of a clip, and what facts of them begin with
 
 
 class Control(Domain):
@@ -33,7 +38,6 @@ class Control(Domain):
 
     name = "control"
     endings = VIDEOS | {".npz", ".parquet", ".json", ".jsonl"}
-    packs = False
 
     def open(
         self,
@@ -55,41 +59,45 @@ class Control(Domain):
         chosen = np.arange(len(samples))
         if len(samples) > MEASURED:
             chosen = np.sort(np.random.default_rng(seed).choice(len(samples), MEASURED, replace=False))
-        clips: list[np.ndarray] = []
-        reason = ""
+        sums: dict[str, list[np.ndarray]] = {}
+        counts, shapes, lows, highs, reason, dtype = dict.fromkeys(PARTS, 0), [], [], [], "", ""
         for index in chosen:
             try:
                 clip = samples.read(int(index))
             except BadSample as problem:
                 reason = f" ({problem})"
                 continue
-            alike = not clips or all(
-                clip[name].shape[-1] == clips[0][name].shape[-1] for name in ("video", "states", "actions")
-            )
-            clips += [clip] if alike else []
-        if not clips:
+            rows = {name: clip[name].reshape(-1, clip[name].shape[-1]).astype(np.float64) for name in PARTS}
+            if sums and any(rows[name].shape[1] != len(sums[name][0]) for name in PARTS):
+                continue
+            for name, values in rows.items():
+                first, second = sums.get(name, [np.zeros(values.shape[1])] * 2)
+                sums[name] = [first + values.sum(0), second + (values**2).sum(0)]
+                counts[name] += len(values)
+            shapes.append(clip["video"].shape)
+            lows.append(rows["actions"].min(0))
+            highs.append(rows["actions"].max(0))
+            dtype = dtype or str(clip["video"].dtype)
+        if not sums:
             raise UserError(f"{samples.source} holds no trajectory that can be read{reason}.")
-        facts: dict[str, Any] = {"channels": int(clips[0]["video"].shape[-1])}
-        for name, ours in (("video", ""), ("states", "state_"), ("actions", "action_")):
-            rows = [clip[name].reshape(-1, clip[name].shape[-1]).astype(np.float64) for clip in clips]
-            total, count = sum(part.sum(0) for part in rows), sum(map(len, rows))
-            mean = total / count
-            variance = sum(((part - mean) ** 2).sum(0) for part in rows) / count
-            facts |= {f"{ours}mean": mean.tolist(), f"{ours}std": np.sqrt(variance).tolist()}
-        shapes = np.array([clip["video"].shape for clip in clips])
-        low, high = (
-            function([function(clip["actions"], axis=0) for clip in clips], axis=0).astype(float).tolist()
-            for function in (np.min, np.max)
-        )
+        facts: dict[str, Any] = {"channels": shapes[0][-1], "dtype": dtype}
+        for name, ours in PARTS.items():
+            mean, square = (total / counts[name] for total in sums[name])
+            deviation = np.sqrt(np.maximum(square - mean**2, 0))
+            facts |= {f"{ours}mean": mean.tolist(), f"{ours}std": deviation.tolist()}
         return facts | {
-            "dtype": str(clips[0]["video"].dtype),
-            "height": int(np.median(shapes[:, 1])),
-            "width": int(np.median(shapes[:, 2])),
+            "height": int(np.median([shape[1] for shape in shapes])),
+            "width": int(np.median([shape[2] for shape in shapes])),
             "clip_frames": samples.reading.frames,
             "clip_rate": samples.reading.rate,
-            "action_low": low,
-            "action_high": high,
+            "action_low": np.min(lows, axis=0).tolist(),
+            "action_high": np.max(highs, axis=0).tolist(),
         }
+
+    @property
+    def packs(self) -> bool:
+        """No: a pack holds one array a sample, and here are three."""
+        return False
 
     def likeness(self, samples: Samples) -> float:
         """Surely, where there are states and pictures."""

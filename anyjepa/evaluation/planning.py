@@ -87,7 +87,7 @@ class Planner:
         self,
         pictures: Shaped[np.ndarray, "n height width channels"],
         states: Float[np.ndarray, "n state"],
-        goals: Shaped[np.ndarray, "n height width channels"] | Float[Tensor, "n patches width"],
+        goals: Shaped[np.ndarray, "n height width channels"] | Float[Tensor, "n patches features"],
     ) -> Float[np.ndarray, "n horizon action"]:
         """Actions from what is seen now, in which state, towards pictures of goals or their tokens.
 

@@ -137,6 +137,29 @@ def test_the_encoder_is_frozen():
         assert torch.equal(value, before[name]), name
 
 
+def test_errors_are_those_of_their_names():
+    method, batch = small(), clips(4)
+    found = method.health([batch, {name: value[:2] for name, value in clips(4, seed=1).items()}], context())
+    losses = [method(part, context()) for part in (batch, {n: v[:2] for n, v in clips(4, seed=1).items()})]
+    for name, term in (("one_step_error", "teacher_forced"), ("one_step_error_copying", "copied")):
+        wanted = (4 * losses[0][term] + 2 * losses[1][term]) / 6
+        assert found[name] == pytest.approx(wanted.item(), rel=1e-5)
+    assert found["one_step_error_shuffled"] != pytest.approx(found["one_step_error"], rel=1e-5)
+
+
+def test_what_is_imagined_begins_with_what_was_seen():
+    method, batch = small(), clips(20)
+    found = method.imagined(batch)
+    assert found["true"] is batch
+    drawn = found["predicted"]["video"]
+    assert drawn.shape == batch["video"].shape and drawn.dtype == torch.uint8
+    # tokens as wide as a patch has pixels lose nothing, and the map to pixels gives the frame back
+    wide = small(width=192, depth=0)
+    seen = wide.imagined(batch)["predicted"]["video"][:, :, 0].float()
+    apart = (seen - batch["video"][:, :, 0].float()).abs().mean()
+    assert apart < 40, "uniform noise has a mean deviation of 64"
+
+
 def test_without_a_state_token_the_state_does_not_matter():
     model, batch = small(state_token=False).encoder, clips()
     goal, places = model.encode(batch["video"])

@@ -22,6 +22,7 @@ SMALL = {
     "predictor_width": 24,
     "predictor_depth": 1,
     "predictor_heads": 2,
+    "variance": 0.0,
 }
 
 

@@ -1,4 +1,4 @@
-"""What training does (checks 13 and 16 of the note): attention reads more, a teacher keeps rank."""
+"""What training does (checks 11, 13 and 16 of the note): motion, attention reads more, rank stays."""
 
 import pytest
 
@@ -6,6 +6,7 @@ import anyjepa
 
 SMALL = {
     "width": 48, "depth": 3, "heads": 4, "predictor_width": 48, "predictor_depth": 2, "predictor_heads": 4,
+    "variance": 0.0, "learning_rate": 1.5e-3,
 }  # fmt: skip
 
 
@@ -30,3 +31,13 @@ def test_rank_stays_with_a_teacher_and_goes_without(tmp_path):
     assert not health["kept"]["collapsed"]
     assert health["lost"]["collapsed"]
     assert lost["loss"] < kept["loss"]
+
+
+@pytest.mark.slow
+def test_training_beats_an_untrained_encoder(tmp_path):
+    """Check 11, with the preset `tiny` as it is."""
+    settings = anyjepa.Settings(quiet=True, workers=0, device="cpu")
+    run = anyjepa.train("v-jepa", None, tmp_path / "run", settings=settings)["run"]
+    score = anyjepa.evaluate(run, probe="linear")
+    assert score["value"] > score["untrained"] + 0.02
+    assert score["value"] > 2 * score["raw"]
