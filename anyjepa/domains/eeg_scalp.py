@@ -131,7 +131,7 @@ def _traces(
         steps = " ".join(f"{a} {b}" for a, b in zip(np.diff(x), np.diff(y), strict=True))
         parts.append(
             f'<text x="{left - 5:g}" y="{level + 3:.1f}" text-anchor="end">'
-            f"{escape(names[channel][:8])}</text>"
+            f"{escape(names[int(channel)][:8])}</text>"
         )
         parts.append(f'<path transform="scale(.1)" style="stroke-width:7" d="M{x[0]} {y[0]}l{steps}"/>')
     low = TOP + ROW * len(rows) + 12
