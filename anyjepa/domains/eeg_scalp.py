@@ -12,7 +12,7 @@ __all__ = ["Cells", "Shading", "drawn", "film_strip", "flattened", "painted"]
 
 MOST_ROWS = 20
 HEAD, TRACES, LEFT, ROW, TOP = 230.0, 620.0, 46.0, 21.0, 16.0
-POINTS = 600  # of a trace that are drawn
+POINTS = 300  # of a trace that are drawn
 INK, FAINT, PAPER = "#1b1d22", "#8b93a1", "#fbfbf9"
 FRAMES = 4  # of a strip
 Shading = Sequence[tuple[int, float, float, np.ndarray]]

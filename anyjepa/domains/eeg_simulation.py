@@ -21,8 +21,8 @@ SOURCES = (
     ("C3", 21.0, (2.5, 2.5, 2.5, 4.5)),
     ("C4", 21.0, (2.5, 2.5, 4.5, 2.5)),
 )
-PINK, WHITE = 9.0, 3.0  # microvolts of background: falling with frequency, and the same at each
-NOISE_REACH, SLOPE = 0.02, 0.5  # metres over which the first is common to electrodes, and how it falls
+PINK, WHITE = 6.0, 1.0  # microvolts of background: falling with frequency, and the same at each
+NOISE_REACH, SLOPE = 0.1, 0.5  # metres over which the first is common to electrodes, and how it falls
 
 
 def simulated_eeg(

@@ -88,11 +88,11 @@ class SJepa(Recipe):
             "batch_size": 64, "learning_rate": 5e-4, "epochs": 50.0, "warmup_epochs": 5.0,
         },
         "tiny": {
-            "rate": 64.0, "band": (0.5, 30.0), "seconds": 4.0, "patch": 32, "step": 32,
-            "width": 64, "depth": 3, "heads": 4, "place_width": 48,
-            "predictor_depth": 2, "predictor_heads": 4, "radius": 0.07, "length": 3,
-            "epochs": 60.0, "warmup_epochs": 6.0, "batch_size": 64, "momentum": (0.99, 1.0),
-            "learning_rate": 1.5e-3, "pool": "regions",
+            "rate": 64.0, "band": (0.5, 30.0), "seconds": 3.0, "patch": 32, "step": 32,
+            "width": 64, "depth": 2, "heads": 4, "place_width": 48,
+            "predictor_depth": 1, "predictor_heads": 4, "radius": 0.08, "length": 3,
+            "epochs": 25.0, "warmup_epochs": 2.5, "batch_size": 32, "learning_rate": 3e-3,
+            "use": "student", "pool": "spread",
         },
     }  # fmt: skip
 
