@@ -19,6 +19,7 @@ from anyjepa.domains.eeg_recordings import ENDINGS, FileRecordings
 from anyjepa.domains.eeg_samples import EegSamples
 from anyjepa.domains.eeg_scalp import Cells, Shading, drawn, film_strip, painted
 from anyjepa.domains.eeg_sources import open_eeg
+from anyjepa.domains.packs import PackedSamples
 
 __all__ = ["Eeg"]
 
@@ -67,9 +68,8 @@ class Eeg(Domain):
                 montages.setdefault(places.tobytes(), places.tolist())
         if not counts:
             raise UserError(f"{samples.source} holds no readable EEG: give recordings that open.")
-        stated = (
-            samples.stated if isinstance(samples, EegSamples) else vars(samples.pack)["manifest"]["facts"]
-        )  # type: ignore[attr-defined]
+        assert isinstance(samples, EegSamples | PackedSamples)
+        stated = samples.stated if isinstance(samples, EegSamples) else samples.pack.manifest["facts"]
         return {
             "electrodes": list(stated["names"]),
             "places": np.round(np.array(stated["places"], np.float64), 5).tolist(),
@@ -156,7 +156,7 @@ class Eeg(Domain):
         """(h, w, 3) uint8: up to eight traces; ``colours`` (tokens, 3) paint stretches of them."""
         if facts.get("film"):
             _, video, cells = _film(batch, index, facts, colours)
-            shading = [(row, *span, colour) for frame, row, *span, colour in cells if frame == 0]
+            shading = [(row, start, stop, colour) for frame, row, start, stop, colour in cells if frame == 0]
             return painted(video[0], facts["rate"], shading)
         signals, _, _ = _one(batch, index, facts)
         return painted(signals, facts["rate"], _shading(batch, index, facts, colours))

@@ -251,9 +251,14 @@ def opened(path: str) -> Any:
     if not os.path.isfile(path):
         raise FileNotFoundError(f"there is no file {os.path.basename(path)}")
     options: dict[str, Any] = {"allow_maxshield": False} if kind.startswith(".fif") else {}
+    # scipy's own error is no ValueError
+    unread = require("scipy.io.matlab", "eeg").MatReadError
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return getattr(mne.io, READERS[kind])(path, preload=False, verbose="error", **options)
+        try:
+            return getattr(mne.io, READERS[kind])(path, preload=False, verbose="error", **options)
+        except unread as problem:
+            raise ValueError(str(problem)) from problem
 
 
 def _marks(raw: Any, path: str) -> list[Mark]:

@@ -179,7 +179,7 @@ class EegSamples:
                 known[id(header)] = self._electrodes(header, lost)
             rows, places = self.chosen[recording] = known[id(header)]
             for row, place in zip(rows, places, strict=True):
-                found.setdefault(header.names[row], place)
+                found.setdefault(header.names[int(row)], place)
             if not len(rows):
                 names = ", ".join(header.names[:4])
                 reason = (
@@ -202,7 +202,7 @@ class EegSamples:
     def _electrodes(self, header: Header, lost: Counter[str]) -> tuple[np.ndarray, np.ndarray]:
         places = placed(header.names, self.reading.montage, header.given)
         wanted = None if self.reading.channels is None else {name.lower() for name in self.reading.channels}
-        known = np.isfinite(places).all(axis=1)
+        known = np.asarray(np.isfinite(places).all(axis=1))
         lost.update(name for name, there in zip(header.names, known, strict=True) if not there)
         if wanted is not None:
             known &= np.array([name.lower() in wanted for name in header.names])
@@ -301,7 +301,7 @@ class EegSamples:
             values = np.pad(values, ((0, 0), (0, short)), mode="edge")
         if values.shape[1] != points:
             raise BadSample(self.identity(index), "reaches beyond the end of the recording")
-        fine = np.isfinite(values).all(axis=1)
+        fine = np.asarray(np.isfinite(values).all(axis=1))
         fine[fine] = np.ptp(values[fine], axis=1) > LEAST_SWING
         if not fine.any():
             raise BadSample(self.identity(index), "every channel is flat or missing")

@@ -12,7 +12,7 @@ __all__ = ["Cells", "Shading", "drawn", "film_strip", "flattened", "painted"]
 
 MOST_ROWS = 20
 HEAD, TRACES, LEFT, ROW, TOP = 230.0, 620.0, 46.0, 21.0, 16.0
-POINTS = 600  # of a trace that are drawn
+POINTS = 300  # of a trace that are drawn
 INK, FAINT, PAPER = "#1b1d22", "#8b93a1", "#fbfbf9"
 FRAMES = 4  # of a strip
 Shading = Sequence[tuple[int, float, float, np.ndarray]]
@@ -131,7 +131,7 @@ def _traces(
         steps = " ".join(f"{a} {b}" for a, b in zip(np.diff(x), np.diff(y), strict=True))
         parts.append(
             f'<text x="{left - 5:g}" y="{level + 3:.1f}" text-anchor="end">'
-            f"{escape(names[channel][:8])}</text>"
+            f"{escape(names[int(channel)][:8])}</text>"
         )
         parts.append(f'<path transform="scale(.1)" style="stroke-width:7" d="M{x[0]} {y[0]}l{steps}"/>')
     low = TOP + ROW * len(rows) + 12

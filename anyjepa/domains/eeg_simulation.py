@@ -11,7 +11,7 @@ __all__ = ["CLASSES", "simulated_eeg"]
 CLASSES = ["rest", "eyes closed", "left hand", "right hand"]
 SUBJECTS = {"train": 8, "test": 4}
 TRIALS = {"train": 12, "test": 16}  # of each class of a subject
-SPREAD = 0.055  # metres: how far a source reaches on the scalp
+SPREAD = 0.08  # metres: how far a source reaches on the scalp
 # place (near which electrode), rhythm in Hz, and amplitude in microvolts for each class
 SOURCES = (
     ("Oz", 10.0, (3.5, 11.0, 3.5, 3.5)),
@@ -21,8 +21,8 @@ SOURCES = (
     ("C3", 21.0, (2.5, 2.5, 2.5, 4.5)),
     ("C4", 21.0, (2.5, 2.5, 4.5, 2.5)),
 )
-PINK, WHITE = 9.0, 3.0  # microvolts of background: falling with frequency, and the same at each
-NOISE_REACH, SLOPE = 0.02, 0.5  # metres over which the first is common to electrodes, and how it falls
+PINK, WHITE = 6.0, 1.0  # microvolts of background: falling with frequency, and the same at each
+NOISE_REACH, SLOPE = 0.1, 0.5  # metres over which the first is common to electrodes, and how it falls
 
 
 def simulated_eeg(
@@ -52,7 +52,7 @@ def simulated_eeg(
         moved = where[place] + random.normal(0, 0.008, (subjects, 3))
         reach = np.exp(-np.sum((places - moved[:, None]) ** 2, axis=2) / (2 * SPREAD**2))[who]
         gain = random.lognormal(0, 0.15, subjects)[who] * random.lognormal(0, 0.2, len(labels))
-        band = np.exp(-0.5 * ((frequencies - rhythm - shift[:, None]) / 0.8) ** 2)
+        band = np.exp(-0.5 * ((frequencies - rhythm - shift[:, None]) / 0.4) ** 2)
         wave = _noise(random, band)
         volts += (np.array(amplitudes)[labels] * gain)[:, None, None] * reach[:, :, None] * wave[:, None]
     pink = np.maximum(frequencies, 1.0) ** -SLOPE

@@ -144,6 +144,9 @@ class ElectrodeCode(nn.Module):
         montage: (electrodes, 3) metres, whose vectors are to be learned.
     """
 
+    places: Tensor
+    table: nn.Parameter | None
+
     def __init__(
         self, width: int, space: int, rate: float, montage: Sequence[Sequence[float]] | None = None
     ) -> None:

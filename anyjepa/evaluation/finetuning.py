@@ -68,7 +68,13 @@ class FineTuning:
                 )
 
 
-class TunedEncoder(nn.Module):
+class OverMethod(nn.Module):
+    """What is trained on labels over a method's backbone: from a batch to outputs."""
+
+    method: Method
+
+
+class TunedEncoder(OverMethod):
     """An encoder with a linear head on its embedding, standardised by what it was at the start.
 
     Args:
@@ -272,7 +278,7 @@ class _Course:
     size: int
 
     def run(
-        self, network: TunedEncoder, parts: tuple[Tensor, Tensor], groups: list[dict[str, Any]]
+        self, network: OverMethod, parts: tuple[Tensor, Tensor], groups: list[dict[str, Any]]
     ) -> dict[str, Any]:
         """Train, and leave the best state in the network; what was chosen."""
         fit, held_out = (part.cpu().numpy() for part in parts)
@@ -294,7 +300,7 @@ class _Course:
         return best
 
     def _step(
-        self, network: TunedEncoder, optimiser: Any, batch: Batch, rows: np.ndarray, step: int, steps: int
+        self, network: OverMethod, optimiser: Any, batch: Batch, rows: np.ndarray, step: int, steps: int
     ) -> None:
         settings = self.settings
         share = warmup_cosine(step, steps, round(settings.warmup * steps), 0.0, 1.0, 0.0)
@@ -314,7 +320,7 @@ class _Course:
         optimiser.step()
 
     def _batches(
-        self, network: TunedEncoder, fit: np.ndarray, each: int, steps: int
+        self, network: OverMethod, fit: np.ndarray, each: int, steps: int
     ) -> Iterator[tuple[Batch, np.ndarray]]:
         run = self.run_of
         for step in range(steps):
@@ -335,7 +341,7 @@ class _Course:
                 batch = network.method.as_trained(batch, context)
             yield batch, rows
 
-    def _validation(self, network: TunedEncoder, held_out: np.ndarray) -> float:
+    def _validation(self, network: OverMethod, held_out: np.ndarray) -> float:
         outputs = outputs_of(self.run_of, network, self.side.take(held_out))
         index = torch.from_numpy(held_out).to(outputs.device)
         return float(score(self.data, self.answers, outputs[None], self.data.train_labels[index])[0])
@@ -346,7 +352,7 @@ def _state(network: nn.Module) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def outputs_of(run: Run, network: TunedEncoder, side: Side) -> Float[Tensor, "samples width"]:
+def outputs_of(run: Run, network: OverMethod, side: Side) -> Float[Tensor, "samples width"]:
     """What the network puts out for samples as they are, nothing dropped out."""
     network.eval()
     return torch.cat([network(batch).float() for _, batch in run.batches(side.samples, side.rows)])

@@ -12,7 +12,7 @@ from anyjepa.core.method import Batch, Method
 from anyjepa.engine.run import Run, build_method
 from anyjepa.evaluation.answers import Answers
 from anyjepa.evaluation.attentive import labels_of
-from anyjepa.evaluation.finetuning import FineTuning, _Course, _size, outputs_of
+from anyjepa.evaluation.finetuning import FineTuning, OverMethod, _Course, _size, outputs_of
 from anyjepa.evaluation.labelled import ProbeResult
 from anyjepa.evaluation.sides import Side
 from anyjepa.recipes import recipes
@@ -21,7 +21,7 @@ SEEN_FIRST = 256  # samples that a head takes the scale of its features from
 WARM_UP = 10  # epochs in which only new layers are trained, where all are to be
 
 
-class HeadOfMethod(nn.Module):
+class HeadOfMethod(OverMethod):
     """A head with the method whose backbone it reads."""
 
     def __init__(self, method: Method, head: nn.Module) -> None:
@@ -94,6 +94,6 @@ def head_probe(
             share = min(0.9, WARM_UP / settings.epochs)
             settings = dataclasses.replace(settings, frozen=max(settings.frozen, share))
         course = _Course(run, train, data, answers, settings, seed, _size(len(parts[0]), settings))
-        best = course.run(network, parts, groups)  # type: ignore[arg-type]
-    outputs = outputs_of(run, network, test)  # type: ignore[arg-type]
+        best = course.run(network, parts, groups)
+    outputs = outputs_of(run, network, test)
     return data.result(name, answers.said(outputs), {**best, "regime": settings.regime})

@@ -88,11 +88,11 @@ class SJepa(Recipe):
             "batch_size": 64, "learning_rate": 5e-4, "epochs": 50.0, "warmup_epochs": 5.0,
         },
         "tiny": {
-            "rate": 64.0, "band": (0.5, 30.0), "seconds": 4.0, "patch": 32, "step": 32,
-            "width": 64, "depth": 3, "heads": 4, "place_width": 48,
-            "predictor_depth": 2, "predictor_heads": 4, "radius": 0.07, "length": 3,
-            "epochs": 60.0, "warmup_epochs": 6.0, "batch_size": 64, "momentum": (0.99, 1.0),
-            "learning_rate": 1.5e-3, "pool": "regions",
+            "rate": 64.0, "band": (0.5, 30.0), "seconds": 3.0, "patch": 32, "step": 32,
+            "width": 64, "depth": 2, "heads": 4, "place_width": 48,
+            "predictor_depth": 1, "predictor_heads": 4, "radius": 0.08, "length": 3,
+            "epochs": 25.0, "warmup_epochs": 2.5, "batch_size": 32, "learning_rate": 3e-3,
+            "use": "student", "pool": "spread",
         },
     }  # fmt: skip
 
@@ -140,6 +140,7 @@ class SJepa(Recipe):
     objective: Literal["l2", "l1", "smooth-l1"] = "l2"  # distance to the target tokens
     normalise_targets: bool = False  # layer-normalise the target tokens
     variance: float = 0.0  # weight of the missing spread of predicted tokens
+    use: Literal["teacher", "student"] = "teacher"  # which of the two encoders embeds
     pool: Literal["mean", "regions", "spread"] = "mean"  # average, near eight places, or with deviations
 
     def check(self) -> None:
@@ -276,8 +277,9 @@ class ElectrodePrediction(Method):
 
     @property
     def backbone(self) -> nn.Module:
-        """The teacher where there is one that learns, else the encoder."""
-        if isinstance(self.target, EmaTeacher) and self.target.moves:
+        """The teacher where it is asked for and learns, else the encoder."""
+        asked = self.recipe.use == "teacher"
+        if asked and isinstance(self.target, EmaTeacher) and self.target.moves:
             return self.target.encoder
         return self.encoder
 
@@ -372,8 +374,9 @@ class ElectrodePrediction(Method):
 
     def scheduled(self, context: Context) -> dict[str, float]:
         """The teacher's momentum, where there is a teacher."""
-        moves = isinstance(self.target, EmaTeacher)
-        return {"momentum": self.target.momentum(context.progress)} if moves else {}
+        if not isinstance(self.target, EmaTeacher):
+            return {}
+        return {"momentum": self.target.momentum(context.progress)}
 
 
 def _missing_spread(predicted: Tensor, asked: Tensor) -> Tensor:
