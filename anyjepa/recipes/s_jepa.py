@@ -66,7 +66,9 @@ class SJepa(Recipe):
 
     The embedding of a window is the average of the teacher's tokens, over all electrodes, or over the
     electrodes near each of eight places of the head (``--pool regions``), or that with the standard deviation
-    about it (``--pool spread``), in which the strength of a rhythm shows.
+    about it (``--pool spread``), in which the strength of a rhythm shows. ``--use student`` embeds with the
+    context encoder instead, as ``tiny`` does: its 300 steps are too few for a teacher. A linear probe of it
+    gains a few points over an untrained encoder, and less than band power has (docs/experiments.md).
 
     ``anyjepa train s-jepa --data recordings/ --out runs/eeg --preset tiny --seconds 4``
     """

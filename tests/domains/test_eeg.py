@@ -23,7 +23,7 @@ from anyjepa.recipes import recipe
 
 EEG = domains()["eeg"]
 SIX = ["F1", "C1", "C2", "Pz", "POz", "Oz"]
-READING = recipe("s-jepa").preset("tiny").reading()
+READING = recipe("s-jepa").preset("tiny", seconds=4.0).reading()
 
 
 @pytest.fixture(scope="module")

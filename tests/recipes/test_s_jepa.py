@@ -16,7 +16,10 @@ from anyjepa.domains.eeg_montage import ten_twenty
 from anyjepa.domains.eeg_tokens import ElectrodeCode, LocalEncoder, Stretches
 from anyjepa.recipes import recipe
 
-SMALL = {"width": 24, "depth": 2, "heads": 2, "predictor_heads": 2, "predictor_depth": 1, "place_width": 18}
+SMALL = {
+    "width": 24, "depth": 2, "heads": 2, "predictor_heads": 2, "predictor_depth": 1, "place_width": 18,
+    "seconds": 4.0, "radius": 0.07, "use": "teacher", "pool": "regions",
+}  # fmt: skip
 PLACES = ten_twenty()
 
 
