@@ -51,7 +51,7 @@ class VJepa2Ac(Recipe):
     released roll-out loss is given the measured ones (``--measured-states false`` moves them too). A
     token of the camera's place is left out, as it is by default there.
 
-    ``tiny`` learns an arm over a simulated table in half a minute on a CPU, with a random encoder.
+    ``tiny`` learns an arm over a simulated table in about a minute on a CPU, with a random encoder.
 
     The embedding of a clip is the average of the predictor's tokens: of what was seen, done and is expected.
     ``anyjepa plan RUN`` plans with it in the simulated world, beside random actions and the untrained
