@@ -55,7 +55,7 @@ class Method(nn.Module):
     @property
     def foundation(self) -> nn.Module:
         """The part that takes the weights of another recipe's encoder, where one is trained upon it."""
-        raise NotImplementedError
+        return self.backbone
 
     def losses(self, batch: Batch, context: Context) -> dict[str, Tensor]:
         """Terms of one step: ``loss`` is minimised, other scalars are logged.

@@ -270,6 +270,9 @@ def _from_array(
 
 def _arranged(values: np.ndarray, source: str) -> np.ndarray:
     """Any of the shapes that `open_audio` takes as (n, time) or (n, channels, time)."""
+    if values.dtype == object and values.ndim == 1 and len(values):
+        # clips of several lengths; one that is no row of numbers is named when it is read
+        return np.array([np.asarray(clip) for clip in values] + [None], dtype=object)[:-1]
     if values.dtype.kind not in "iuf":
         raise UserError(f"{source} holds values of type {values.dtype}: give numbers.")
     if values.ndim == 1:

@@ -50,7 +50,7 @@ class Sar(Images):
 
     name = "sar"
     reads_shards = True
-    endings = frozenset({*SUFFIXES, *ENDINGS, ".npz"})
+    endings = ENDINGS  # pictures and arrays are rather images: say that they are radar
 
     def open(
         self,

@@ -11,10 +11,12 @@ import numpy as np
 import torch
 
 from anyjepa.core.accumulation import Accumulator
+from anyjepa.core.errors import UserError
 from anyjepa.core.health import Gram, Shape, collapse, rankme
 from anyjepa.core.neighbourhoods import Dominance, dominant
 from anyjepa.domains import Samples
 from anyjepa.recipes import Recipe, flag
+from anyjepa.recipes.fields import parse_words
 
 NAMED = 3  # samples of a dominant group that are named
 SHOWN_APART = 1.2  # `views_told_apart` below this is what noise gives (RankMe note: within 20 % of its null)
@@ -213,7 +215,16 @@ DOMINATED: Sequence[Rule] = (("scaling", _set("quantile")), ("clip", _times(0.5)
 def remedies(kind: Recipe, rules: Sequence[Rule]) -> list[str]:
     """Flags worth trying, each with its value now: those of the rules that the recipe has a field for."""
     found = [change(getattr(kind, name), flag(name)) for name, change in rules if hasattr(kind, name)]
-    return [words for words in found if words]
+    return [words for words in found if words and _typed(kind, words)]
+
+
+def _typed(kind: Recipe, words: str) -> bool:
+    """Whether such a flag takes such values: recipes may mean different things by one name."""
+    try:
+        parse_words(type(kind), words.split(" (")[0].split())
+    except UserError:
+        return False
+    return True
 
 
 def _advice(start: str, tries: Sequence[str]) -> str:

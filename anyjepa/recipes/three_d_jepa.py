@@ -177,9 +177,8 @@ class BlockPrediction(PointPrediction):
 
     @property
     def foundation(self) -> nn.Module:
-        """The frozen teacher: what ``--init`` fills."""
-        assert self.teacher is not None
-        return self.teacher
+        """The frozen teacher, where there is one: what ``--init`` fills."""
+        return self.backbone if self.teacher is None else self.teacher
 
     def train(self, mode: bool = True) -> BlockPrediction:
         """As of any module, but no teacher drops anything out or counts statistics."""
