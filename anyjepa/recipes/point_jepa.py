@@ -124,12 +124,12 @@ class PointJepa(PointRecipe):
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {},
         "tiny": {
-            "points": 512, "candidates": 512, "groups": 32, "neighbours": 16, "patch_widths": (32, 64),
-            "width": 96, "depth": 4, "heads": 3, "predictor_width": 48, "predictor_depth": 2,
-            "predictor_heads": 3, "position_width": 48, "dropout": 0.0, "attention_dropout": 0.0,
-            "drop_path": 0.0, "predictor_drop_path": 0.0, "initial_std": 0.0, "momentum": (0.98, 1.0),
-            "epochs": 20.0, "warmup_epochs": 2.0, "batch_size": 32,
-            "start_learning_rate": 1e-5, "learning_rate": 1.5e-3,
+            "points": 512, "candidates": 512, "groups": 24, "neighbours": 16, "patch_widths": (16, 32),
+            "width": 96, "depth": 3, "heads": 3, "predictor_width": 48, "predictor_depth": 2,
+            "predictor_heads": 3, "position_width": 8, "dropout": 0.0, "attention_dropout": 0.0,
+            "drop_path": 0.0, "predictor_drop_path": 0.0, "initial_std": 0.05, "momentum": (0.99, 1.0),
+            "epochs": 100.0, "warmup_epochs": 10.0, "batch_size": 32,
+            "start_learning_rate": 1e-5, "learning_rate": 1e-3,
         },
     }  # fmt: skip
 

@@ -63,10 +63,10 @@ class ThreeDJepa(PointRecipe):
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {},
         "tiny": {
-            "points": 512, "candidates": 512, "groups": 32, "neighbours": 16, "patch_widths": (32, 64),
-            "width": 96, "depth": 4, "heads": 3, "decoder_width": 48, "decoder_heads": 3,
+            "points": 512, "candidates": 512, "groups": 24, "neighbours": 16, "patch_widths": (16, 32),
+            "width": 96, "depth": 3, "heads": 3, "decoder_width": 48, "decoder_heads": 3,
             "position_width": 8, "drop_path": 0.0, "initial_std": 0.05, "momentum": (0.99, 1.0),
-            "epochs": 20.0, "warmup_epochs": 2.0, "batch_size": 32,
+            "epochs": 100.0, "warmup_epochs": 10.0, "batch_size": 32,
         },
     }  # fmt: skip
 
