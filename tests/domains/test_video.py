@@ -142,8 +142,6 @@ def test_nothing_usable_is_one_sentence(tmp_path):
         open_videos(str(tmp_path))
     with pytest.raises(UserError, match="synthetic-video"):
         open_videos("synthetic-vidoe")
-    with pytest.raises(UserError, match="hf:name cannot be opened"):
-        open_videos("hf:name")
     (tmp_path / "x.docx").write_bytes(b"")
     with pytest.raises(UserError, match="no video, list or array"):
         open_videos(str(tmp_path / "x.docx"))

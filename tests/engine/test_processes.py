@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file
 from small import FIELDS, tensors_of
 
@@ -48,9 +49,16 @@ def weights_of(run):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """Every recipe by one process and by two, 20 steps in double precision."""
-    folder = tmp_path_factory.mktemp("processes")
+def trained(tmp_path_factory, worker_id):
+    """Every recipe by two processes, 20 steps in double precision; once for all that test."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own if worker_id == "master" else own.parent) / "processes"
+    with FileLock(f"{folder}.lock"):
+        runs = _train_all(folder)
+    return folder, runs
+
+
+def _train_all(folder):
     settings = {"steps": STEPS, "precision": "64-true", "seed": 3, "checkpoint_every": STEPS}
     runs = [
         {"recipe": name, "data": kind.example_data, "out": str(folder / f"two-{name}"),
@@ -59,8 +67,10 @@ def trained(tmp_path_factory):
     ]  # fmt: skip
     cut = [{**run, "out": str(folder / f"cut-{run['recipe']}"), "settings": {**settings, "sharded": True}}
            for run in runs]  # fmt: skip
-    together(runs + cut, folder)
-    return folder, runs
+    if not folder.exists():
+        folder.mkdir()
+        together(runs + cut, folder)
+    return runs
 
 
 @pytest.mark.parametrize("name", sorted(recipes()))
