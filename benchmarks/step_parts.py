@@ -26,6 +26,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from anyjepa.core.method import Context, MaskedJepa
+from anyjepa.core.transformer import Encoder, Predictor
 from anyjepa.domains import domains
 from anyjepa.engine.checkpoint import save_checkpoint
 from anyjepa.engine.journal import Journal
@@ -147,15 +148,22 @@ class Dissected:
         folder: of the images.
         run: an empty folder, for what is logged and saved.
         steps: of the whole training, which the schedules follow.
+        compiled: compile encoder, teacher and predictor, as ``anyjepa train --compile true`` does.
     """
 
-    def __init__(self, sizes: Sizes, folder: Path, run: Path, steps: int = 1_000_000) -> None:
+    def __init__(
+        self, sizes: Sizes, folder: Path, run: Path, steps: int = 1_000_000, compiled: bool = False
+    ) -> None:
         self.recipe, self.run = sizes.recipe(), run
         self.domain = domains()["image"]
         self.samples = self.domain.open(str(folder))
         method = build_method(self.recipe, self.domain.measure(self.samples, 0), seed=0)
         assert isinstance(method, MaskedJepa)
         self.method, self.watch = method, Watch()
+        if compiled:
+            for part in method.modules():
+                if isinstance(part, Encoder | Predictor):
+                    part.compile()
         self.optimiser = build_optimiser(method, self.recipe)
         self.data = Steps(self.samples, self.recipe, sizes.batch_size, 0, steps)
         self.phases, self.step = Phases(), 0

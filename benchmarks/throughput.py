@@ -50,11 +50,12 @@ def write_images(folder: Path, count: int, side: int) -> None:
         coarse.resize((side, side), Image.Resampling.BICUBIC).save(folder / f"{index:05d}.jpg", quality=90)
 
 
-def ours_seconds(sizes: Sizes, folder: Path, run: Path, steps: int) -> float:
+def ours_seconds(sizes: Sizes, folder: Path, run: Path, steps: int, compiled: bool) -> float:
     """Seconds of a step of a new training, as its metrics tell them; the first `steps` are warm-up."""
     settings = Settings(
-        steps=2 * steps + AHEAD, log_every=steps, checkpoint_every=10**9, device="cpu", quiet=True
-    )
+        steps=2 * steps + AHEAD, log_every=steps, checkpoint_every=10**9, device="cpu", quiet=True,
+        compile=compiled,
+    )  # fmt: skip
     train(sizes.recipe(), str(folder), run, settings=settings)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return next(row["seconds_per_step"] for row in rows if row["step"] == 2 * steps)
@@ -87,20 +88,28 @@ def choose_peer(sizes: Sizes, folder: Path, workers: int | None, steps: int) -> 
     return build(workers), workers
 
 
-def compare(sizes: Sizes, rounds: int, steps: int, peer_workers: int | None, scratch: Path) -> dict[str, Any]:
+def compare(
+    sizes: Sizes,
+    rounds: int,
+    steps: int,
+    peer_workers: int | None,
+    scratch: Path,
+    compiled: bool = False,
+) -> dict[str, Any]:
     """All figures, in rounds of `steps` steps of each; the first round is warm-up."""
     folder = scratch / "images"
     folder.mkdir()
     write_images(folder, sizes.files, sizes.file_side)
     (scratch / "parts").mkdir()
-    ours = Dissected(sizes, folder, scratch / "parts")
+    ours = Dissected(sizes, folder, scratch / "parts", compiled=compiled)
     peer, workers = choose_peer(sizes, folder, peer_workers, steps)
     found: dict[str, list[float]] = defaultdict(list)
     breakdowns = []
     masks = ours.method.sampler(sizes.batch_size, step_generator(0, 1))
     parts = useful_flops(sizes, masks.context.shape[1], masks.targets.shape[2])
     for turn in range(rounds + 1):
-        seconds = ours_seconds(sizes, folder, scratch / f"run-{turn}", steps) * (1 + ours.checkpoint_share())
+        seconds = ours_seconds(sizes, folder, scratch / f"run-{turn}", steps, compiled)
+        seconds *= 1 + ours.checkpoint_share()
         beside = peer_seconds(peer, steps)
         breakdown = ours.breakdown(steps)  # first, as the peer's loader still fills its queue
         before = max(matrix_rates(sizes, 0.1 * steps).values())
@@ -125,6 +134,7 @@ def compare(sizes: Sizes, rounds: int, steps: int, peer_workers: int | None, scr
     return {
         "sizes": asdict(sizes),
         "threads": torch.get_num_threads(),
+        "compiled": compiled,
         "peer_workers": workers,
         "samples_per_second": {name: spread(found[name]) for name in ("ours", "peer")},
         "ratio": spread(found["ratio"]),
@@ -169,7 +179,8 @@ def describe(found: dict[str, Any]) -> str:
     lines = [
         f"width {sizes['width']}, depth {sizes['depth']}, {sizes['image']} px, patch {sizes['patch']}, "
         f"predictor {sizes['predictor_width']} x {sizes['predictor_depth']}, batch {sizes['batch_size']}, "
-        f"{found['threads']} threads, torch {torch.__version__}; peer with {found['peer_workers']} workers",
+        f"{found['threads']} threads, torch {torch.__version__}; peer with {found['peer_workers']} workers"
+        + ("; ours compiled" if found["compiled"] else ""),
         line("ours, samples/s", rates["ours"]),
         line("peer, samples/s", rates["peer"]),
         line("ratio", found["ratio"]),
@@ -198,6 +209,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--predictor-depth", type=int, default=4)
     parser.add_argument("--threads", type=int, help="of torch; as many as it chooses where not given")
     parser.add_argument("--peer-workers", type=int, help="loader processes; the fastest where not given")
+    parser.add_argument("--compile", action="store_true", help="compile ours; the peer stays as it is")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.add_argument("--out", type=Path, help="write them to this file, as JSON")
     given = parser.parse_args(arguments)
@@ -208,7 +220,7 @@ def main(arguments: list[str] | None = None) -> None:
         sizes = Sizes(batch_size=given.batch_size, predictor_depth=given.predictor_depth)
         rounds, steps, workers = given.rounds, given.steps, given.peer_workers
     with tempfile.TemporaryDirectory(prefix="anyjepa-throughput-") as scratch:
-        found = compare(sizes, rounds, steps, workers, Path(scratch))
+        found = compare(sizes, rounds, steps, workers, Path(scratch), given.compile)
     text = json.dumps(found, indent=2)
     if given.out:
         given.out.write_text(text + "\n")
