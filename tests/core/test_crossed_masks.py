@@ -83,7 +83,7 @@ def test_both_is_there_whenever_a_side_is_taken_away():
 def test_every_row_and_column_is_seen_and_predicted():
     sampler = CrossedSets(40, 10)
     seen, asked = np.zeros((40, 10)), np.zeros((40, 10))
-    for seed in range(60):
+    for seed in range(240):  # of 60 the rows differ by 1.16, of 960 by 1.04: chance alone
         masks = sampler(16, generator(seed))
         np.add.at(seen.reshape(-1), masks.context.flatten().numpy(), 1)
         np.add.at(asked.reshape(-1), masks.targets.flatten().numpy(), 1)
@@ -91,7 +91,7 @@ def test_every_row_and_column_is_seen_and_predicted():
     assert (asked > 0).all()
     # no row more than another, and the two ends alike
     by_row = seen.sum(1)
-    assert by_row.max() / by_row.min() < 1.25
+    assert by_row.max() / by_row.min() < 1.15
     times = np.zeros(10)
     for seed in range(1500):
         times[sampler.plan(generator(seed)).seen] += 1
