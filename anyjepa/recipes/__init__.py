@@ -103,6 +103,16 @@ class Recipe(ABC):
                 f"{self.epochs:g} epochs: shorten it or train longer."
             )
 
+    def check_heads(self, *parts: str) -> None:
+        """Raise UserError where the width of a part, such as ``predictor_``, does not divide into its heads.
+
+        The part ``""`` is the encoder: ``width`` and ``heads``.
+        """
+        for part in parts:
+            width, heads, words = getattr(self, part + "width"), getattr(self, part + "heads"), flag(part)
+            if width % heads:
+                raise UserError(f"{words}width {width} does not divide into {words}heads {heads}.")
+
     @classmethod
     def preset(cls, preset: str, **fields: Any) -> Recipe:
         """The recipe with a preset's values, then `fields`; unknown names suggest the nearest."""

@@ -138,12 +138,7 @@ class AJepa(Recipe):
                 )
         if self.high and self.high <= self.low:
             raise UserError(f"--high {self.high:g} Hz is not above --low {self.low:g} Hz.")
-        for width, heads, part in [
-            (self.width, self.heads, ""),
-            (self.predictor_width, self.predictor_heads, "predictor-"),
-        ]:
-            if width % heads:
-                raise UserError(f"--{part}width {width} does not divide into --{part}heads {heads}.")
+        self.check_heads("", "predictor_")
 
     def reading(self) -> dict[str, Any]:
         """The rate, how long a crop and a sample are, and the front end by which data is measured."""

@@ -276,12 +276,11 @@ class BrainJepa(Recipe):
                 f"--points {self.points} make fewer than three tokens of {self.patch_size}: make "
                 "--patch-size smaller."
             )
-        for width, heads, part in [
-            (self.width, self.heads, ""),
-            (self.predictor_width, self.predictor_heads, "predictor-"),
+        self.check_heads("", "predictor_")
+        for width, part in [
+            (self.width, ""),
+            (self.predictor_width, "predictor-"),
         ]:
-            if width % heads:
-                raise UserError(f"--{part}width {width} does not divide into --{part}heads {heads}.")
             if width % 4:
                 raise UserError(f"--{part}width {width} must be a multiple of 4: half of it says when.")
 

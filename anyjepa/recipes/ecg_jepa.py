@@ -280,12 +280,7 @@ class EcgJepa(Recipe):
             raise UserError(
                 f"--record-seconds {self.record_seconds:g} is shorter than --seconds {self.seconds:g}."
             )
-        for width, heads, part in [
-            (self.width, self.heads, ""),
-            (self.predictor_width, self.predictor_heads, "predictor-"),
-        ]:
-            if width % heads:
-                raise UserError(f"--{part}width {width} does not divide into --{part}heads {heads}.")
+        self.check_heads("", "predictor_")
 
     def reading(self) -> dict[str, Any]:
         """Leads by name, the rate, and how long a crop and a sample are."""

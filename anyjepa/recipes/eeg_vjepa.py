@@ -135,12 +135,11 @@ class EegVjepa(Recipe):
                 f"frames of {self.frame_seconds:g} s every --hop {self.hop:g} s overlap, so that what is "
                 "hidden in one is seen in the next: make --hop as long as a frame."
             )
+        self.check_heads("", "predictor_")
         for width, heads, part in [
             (self.width, self.heads, ""),
             (self.predictor_width, self.predictor_heads, "predictor-"),
         ]:
-            if width % heads:
-                raise UserError(f"--{part}width {width} does not divide into --{part}heads {heads}.")
             if self.positions == "rotary" and (width // heads < 6 or width // heads % 2):
                 raise UserError(
                     f"rotary positions need heads of an even width of at least 6: --{part}width {width} over "

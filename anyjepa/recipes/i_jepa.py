@@ -120,12 +120,7 @@ class IJepa(Recipe):
                     "--position-size is 0 0, or for sin-cos positions two multiples of --patch-size "
                     f"{self.patch_size}, not {self.position_size[0]} {self.position_size[1]}."
                 )
-        for width, heads, part in [
-            (self.width, self.heads, ""),
-            (self.predictor_width, self.predictor_heads, "predictor-"),
-        ]:
-            if width % heads:
-                raise UserError(f"--{part}width {width} does not divide into --{part}heads {heads}.")
+        self.check_heads("", "predictor_")
 
     @classmethod
     def advice(cls, samples: Samples, facts: dict[str, Any]) -> dict[str, Any]:

@@ -268,8 +268,7 @@ class LeJepa(Recipe):
                     f"{flag(name)} {size[0]} {size[1]} does not divide into patches of {self.patch_size} "
                     "pixels: choose multiples of it, or another --patch-size."
                 )
-        if self.width % self.heads:
-            raise UserError(f"--width {self.width} does not divide into --heads {self.heads}.")
+        self.check_heads("")
 
     def method(self, facts: dict[str, Any]) -> InvariantViews:
         """Encoder, projector, views and regulariser."""

@@ -23,7 +23,7 @@ from anyjepa.core.transformer import Predictor, initialise
 from anyjepa.domains.point_encoder import PointEncoder, build_point_encoder
 from anyjepa.domains.point_prediction import PointPrediction, Varied, pooled
 from anyjepa.domains.points import resampled
-from anyjepa.recipes import Recipe, flag
+from anyjepa.recipes import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,13 +64,6 @@ class PointRecipe(Recipe):
             raise UserError(f"--scale {self.scale[0]:g} {self.scale[1]:g} must be above 0 and rise.")
         if self.channels < 0 or self.radius < 0:
             raise UserError("--channels and --radius cannot be below 0.")
-
-    def check_heads(self, *parts: str) -> None:
-        """Raise UserError where the width of a part, such as ``decoder_``, does not divide into its heads."""
-        for part in parts:
-            width, heads, words = getattr(self, part + "width"), getattr(self, part + "heads"), flag(part)
-            if width % heads:
-                raise UserError(f"{words}width {width} does not divide into {words}heads {heads}.")
 
     def reading(self) -> dict[str, Any]:
         """Values beyond x, y, z a point must have, points a mesh is sampled by, and how a cloud is drawn."""

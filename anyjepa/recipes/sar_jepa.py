@@ -126,11 +126,7 @@ class SarJepa(Recipe):
             raise UserError(f"--hidden-ratio {self.hidden_ratio:g} hides all patches of a window, or none.")
         if not self.radii or not 0 < min(self.radii) <= max(self.radii) < min(self.image_size):
             raise UserError("--radii must be above 0 and below --image-size.")
-        for part in ("", "predictor_"):
-            width, heads = getattr(self, part + "width"), getattr(self, part + "heads")
-            if width % heads:
-                words = "--" + part.replace("_", "-")
-                raise UserError(f"{words}width {width} does not divide into {words}heads {heads}.")
+        self.check_heads("", "predictor_")
 
     @property
     def hidden_count(self) -> int:

@@ -155,12 +155,11 @@ class VJepa(Recipe):
         for name in ("stretch", "video_seconds"):
             if getattr(self, name) <= 0:
                 raise UserError(f"{flag(name)} must be above 0, not {getattr(self, name):g}.")
+        self.check_heads("", "predictor_")
         for width, heads, part in [
             (self.width, self.heads, ""),
             (self.predictor_width, self.predictor_heads, "predictor-"),
         ]:
-            if width % heads:
-                raise UserError(f"--{part}width {width} does not divide into --{part}heads {heads}.")
             if self.positions == "rotary" and (width // heads < 6 or width // heads % 2):
                 raise UserError(
                     f"rotary positions need heads of an even width of at least 6, and --{part}width {width} "

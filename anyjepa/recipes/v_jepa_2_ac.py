@@ -125,11 +125,7 @@ class VJepa2Ac(Recipe):
             )
         if self.warmup_epochs + self.anneal_epochs > self.epochs:
             raise UserError("--warmup-epochs and --anneal-epochs together are longer than the training.")
-        if self.predictor_width % self.predictor_heads:
-            raise UserError(
-                f"--predictor-width {self.predictor_width} does not divide into --predictor-heads "
-                f"{self.predictor_heads}."
-            )
+        self.check_heads("predictor_")
         head = self.predictor_width // self.predictor_heads
         if head < 6 or head % 2:
             raise UserError(
