@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,12 +13,11 @@ import numpy as np
 from anyjepa.core.errors import BadSample, UserError
 from anyjepa.domains.audio_files import Header, resampled
 from anyjepa.domains.audio_stores import ArraySounds, EncodedSounds, Sounds
+from anyjepa.domains.fingerprints import digest_of
 
 __all__ = ["AudioSamples", "Reading"]
 
 RESIDENT_BYTES = 512 * 2**20
-SIZES_HASHED = 4096
-ROWS_HASHED = 64
 MARGIN = 64  # samples on either side of a stretch that is resampled, which its ends spoil
 LONGEST = 600.0  # seconds of a sample at most, whatever is asked
 
@@ -150,15 +148,9 @@ class AudioSamples:
 
     def fingerprint(self) -> str:
         """Digest of all names and of the sizes of at most 4,096 sounds; of an array, of 64 of its rows."""
-        digest = hashlib.sha256(f"{len(self.store)}\n".encode())
-        for index in range(len(self.store)):
-            digest.update(self.store.identity(index).encode("utf-8", "surrogateescape") + b"\n")
-        for index in np.linspace(0, len(self.store) - 1, min(len(self.store), SIZES_HASHED)).astype(int):
-            digest.update(f"{self.store.size(int(index))}\n".encode())
-        if isinstance(self.store, ArraySounds):
-            for index in np.linspace(0, len(self.store) - 1, min(len(self.store), ROWS_HASHED)).astype(int):
-                digest.update(np.ascontiguousarray(self.store.values[index]).tobytes())
-        return digest.hexdigest()
+        names = (self.store.identity(index) for index in range(len(self.store)))
+        values = self.store.values if isinstance(self.store, ArraySounds) else None
+        return digest_of(str(len(self.store)), names, len(self.store), self.store.size, values)
 
     def _held(self, index: int) -> np.ndarray:
         assert self.sounds is not None

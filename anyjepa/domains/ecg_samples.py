@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -13,14 +12,13 @@ import numpy as np
 from anyjepa.core.errors import BadSample, UserError, require
 from anyjepa.domains.ecg_leads import arranged
 from anyjepa.domains.ecg_records import Recording, Records
+from anyjepa.domains.fingerprints import digest_of
 
 __all__ = ["EcgSamples", "Piece", "prepared", "resampled"]
 
 RESIDENT_BYTES = 512 * 2**20
 MOST_MISSING = 0.1  # share of a lead that is interpolated; a lead that lacks more is not used
 LEAST_SWING = 1e-6  # millivolts between the lowest and the highest value of a lead that is not flat
-FINGERPRINTED = 4096
-ROWS_HASHED = 64
 
 Piece = tuple[int, int, int]
 """A record's number, and the first and the last sample but one of a part of it."""
@@ -195,16 +193,12 @@ class EcgSamples:
 
         Of an array, whose rows have no names, the values of 64 rows count instead.
         """
-        digest = hashlib.sha256(f"{len(self)} {self.leads} {self.rate}\n".encode())
-        for index in range(len(self)):
-            digest.update(f"{self.identity(index)} {self.points(index)}\n".encode("utf-8", "surrogateescape"))
-        for index in np.linspace(0, len(self) - 1, min(len(self), FINGERPRINTED)).astype(int):
-            digest.update(f"{self.records.size(self.pieces[index][0])}\n".encode())
+        head = f"{len(self)} {self.leads} {self.rate}"
+        names = (f"{self.identity(index)} {self.points(index)}" for index in range(len(self)))
         values = getattr(self.records, "values", None)
-        if values is not None:
-            for row in np.linspace(0, len(values) - 1, min(len(values), ROWS_HASHED)).astype(int):
-                digest.update(np.ascontiguousarray(values[row]).tobytes())
-        return digest.hexdigest()
+        return digest_of(
+            head, names, len(self), lambda place: self.records.size(self.pieces[place][0]), values
+        )
 
     def _hold(self) -> None:
         """Read everything now: what cannot be read is left out, and flawed leads are known by name."""

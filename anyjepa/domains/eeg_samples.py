@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 from anyjepa.core.errors import BadSample, UserError, require
 from anyjepa.domains.eeg_montage import placed
 from anyjepa.domains.eeg_recordings import ArrayRecordings, Header, Recordings
+from anyjepa.domains.fingerprints import digest_of
 
 __all__ = ["PLACE", "EegSamples", "Reading", "Window", "prepared"]
 
@@ -22,8 +22,6 @@ RESIDENT_BYTES = 512 * 2**20
 MARGIN = 4.0  # seconds read on either side of a window, for what the filter needs to settle
 LEAST_SWING = 1e-12  # volts between the lowest and highest value of a channel that is not flat
 ORDER = 4  # of the Butterworth filter, which runs forwards and backwards
-FINGERPRINTED = 4096
-ROWS_HASHED = 64
 
 Window = tuple[int, int, int]
 """A recording's number, and the first and the last sample but one of a part of it, at its own rate."""
@@ -317,14 +315,10 @@ class EegSamples:
 
     def fingerprint(self) -> str:
         """Digest of all names, and of the sizes of at most 4,096 recordings; of 64 rows of an array."""
-        digest = hashlib.sha256(f"{len(self)} {self.reading} {self.names}\n".encode())
-        for index in range(len(self)):
-            digest.update(f"{self.identity(index)}\n".encode("utf-8", "surrogateescape"))
-        recordings = sorted({recording for recording, _, _ in self.windows})
-        for place in np.linspace(0, len(recordings) - 1, min(len(recordings), FINGERPRINTED)).astype(int):
-            digest.update(f"{self.recordings.size(recordings[place])}\n".encode())
+        used = sorted({recording for recording, _, _ in self.windows})
+        names = (self.identity(index) for index in range(len(self)))
         values = getattr(self.recordings, "values", None)
-        if values is not None:
-            for row in np.linspace(0, len(values) - 1, min(len(values), ROWS_HASHED)).astype(int):
-                digest.update(np.ascontiguousarray(values[row]).tobytes())
-        return digest.hexdigest()
+        return digest_of(
+            f"{len(self)} {self.reading} {self.names}", names, len(used),
+            lambda place: self.recordings.size(used[place]), values,
+        )  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from anyjepa.core.errors import BadSample, UserError, require
+from anyjepa.domains.fingerprints import digest_of
 from anyjepa.domains.fmri_runs import ArrayRuns, Runs
 
 __all__ = ["FmriSamples", "Piece", "prepared", "resampled"]
@@ -19,8 +19,6 @@ RESIDENT_BYTES = 512 * 2**20
 MOST_MISSING = 0.1  # share of a region's points that is interpolated; one that lacks more was not recorded
 MOST_ABSENT = 0.5  # share of the regions that may lack
 ALIKE = 0.01  # share by which repetition times may differ that count as one
-FINGERPRINTED = 4096
-ROWS_HASHED = 64
 
 Piece = tuple[int, float, float]
 """A run's number, and where in it a sample begins and ends, in seconds."""
@@ -169,16 +167,10 @@ class FmriSamples:
 
     def fingerprint(self) -> str:
         """Digest of names, lengths and the sizes of at most 4,096 runs; of an array, of 64 rows."""
-        digest = hashlib.sha256(f"{len(self)} {len(self.regions)} {self.step}\n".encode())
-        for index in range(len(self)):
-            digest.update(f"{self.identity(index)} {self.points(index)}\n".encode("utf-8", "surrogateescape"))
-        for index in np.linspace(0, len(self) - 1, min(len(self), FINGERPRINTED)).astype(int):
-            digest.update(f"{self.runs.size(self.pieces[index][0])}\n".encode())
-        if isinstance(self.runs, ArrayRuns):
-            rows = len(self.runs.values)
-            for row in np.linspace(0, rows - 1, min(rows, ROWS_HASHED)).astype(int):
-                digest.update(np.ascontiguousarray(self.runs.values[row]).tobytes())
-        return digest.hexdigest()
+        head = f"{len(self)} {len(self.regions)} {self.step}"
+        names = (f"{self.identity(index)} {self.points(index)}" for index in range(len(self)))
+        values = self.runs.values if isinstance(self.runs, ArrayRuns) else None
+        return digest_of(head, names, len(self), lambda place: self.runs.size(self.pieces[place][0]), values)
 
     def _hold(self) -> None:
         """Read everything now: what cannot be read is left out, and lacking regions are known."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 from abc import ABC, abstractmethod
@@ -15,6 +14,7 @@ import numpy as np
 
 from anyjepa.core.errors import BadSample, UserError, require
 from anyjepa.domains.dense_labels import MaskFolder
+from anyjepa.domains.fingerprints import digest_of
 from anyjepa.domains.image_arrays import ArrayStore, MappedStore
 from anyjepa.domains.image_files import conform, decode, plain, suffix_of
 from anyjepa.domains.packs import Pack, kept_blocks
@@ -27,8 +27,6 @@ __all__ = ["EncodedStore", "FileStore", "HubStore", "ImageSamples", "PackStore",
 
 RESIDENT_BYTES = 512 * 2**20
 LOOKED_AT = 256
-SIZES_HASHED = 4096
-ROWS_HASHED = 64
 
 
 @runtime_checkable
@@ -260,16 +258,11 @@ class ImageSamples:
 
         Of an array, whose rows have no names, 64 rows count instead.
         """
-        digest = hashlib.sha256(f"{len(self.store)}\n".encode())
-        if not isinstance(self.store, ArrayStore):
-            for index in range(len(self.store)):
-                digest.update(self.store.identity(index).encode("utf-8", "surrogateescape") + b"\n")
-        for index in np.linspace(0, len(self.store) - 1, min(len(self.store), SIZES_HASHED)).astype(int):
-            digest.update(f"{self.store.size(int(index))}\n".encode())
-        if isinstance(self.store, ArrayStore):
-            for index in np.linspace(0, len(self.store) - 1, min(len(self.store), ROWS_HASHED)).astype(int):
-                digest.update(np.ascontiguousarray(self.store.values[index]).tobytes())
-        return digest.hexdigest()
+        store = self.store
+        if isinstance(store, ArrayStore):
+            return digest_of(str(len(store)), (), len(store), store.size, store.values)
+        names = (store.identity(index) for index in range(len(store)))
+        return digest_of(str(len(store)), names, len(store), store.size)
 
     def _row(self, index: int | np.integer) -> int:
         return int(index) if self.rows is None else int(self.rows[index])

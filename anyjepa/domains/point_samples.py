@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import math
 import os
@@ -13,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from anyjepa.core.errors import BadSample, UserError
+from anyjepa.domains.fingerprints import digest_of
 from anyjepa.domains.hdf5_files import checked, open_hdf5
 from anyjepa.domains.packs import Pack, kept_blocks
 from anyjepa.domains.point_files import read_file
@@ -30,7 +30,6 @@ __all__ = [
 
 RESIDENT_BYTES = 512 * 2**20
 LOOKED_AT = 32
-SIZES_HASHED = 4096
 
 
 @runtime_checkable
@@ -371,15 +370,10 @@ class PointSamples:
 
     def fingerprint(self) -> str:
         """Digest of all names, and of the sizes of at most 4,096 clouds spread evenly over the source."""
-        digest = hashlib.sha256(f"{len(self)} {self.channels}\n".encode())
-        for index in range(len(self.store)):
-            digest.update(self.store.identity(index).encode("utf-8", "surrogateescape") + b"\n")
-        for index in np.linspace(0, len(self.store) - 1, min(len(self.store), SIZES_HASHED)).astype(int):
-            digest.update(f"{self.store.size(int(index))}\n".encode())
-        if self.array is not None:
-            for index in np.linspace(0, len(self.array) - 1, min(len(self.array), LOOKED_AT)).astype(int):
-                digest.update(self.array[index].tobytes())
-        return digest.hexdigest()
+        names = (self.store.identity(index) for index in range(len(self.store)))
+        return digest_of(
+            f"{len(self)} {self.channels}", names, len(self.store), self.store.size, self.array, LOOKED_AT
+        )
 
     def _row(self, index: int | np.integer) -> int:
         return int(index) if self.rows is None else int(self.rows[index])

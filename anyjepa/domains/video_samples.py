@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,14 +12,13 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from anyjepa.core.errors import BadSample, UserError
+from anyjepa.domains.fingerprints import digest_of
 from anyjepa.domains.image_files import check_finite, plain
 from anyjepa.domains.video_files import Header, read_frames, read_header, read_sequence
 
 __all__ = ["ArrayVideos", "FileVideos", "Reading", "SequenceVideos", "VideoSamples", "Videos"]
 
 GREY = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
-SIZES_HASHED = 4096
-ROWS_HASHED = 64
 
 
 @dataclass(frozen=True)
@@ -274,15 +272,9 @@ class VideoSamples:
 
     def fingerprint(self) -> str:
         """Digest of all names and of the sizes of at most 4,096 videos; of an array, of 64 of its rows."""
-        digest = hashlib.sha256(f"{len(self.store)}\n".encode())
-        for index in range(len(self.store)):
-            digest.update(self.store.identity(index).encode("utf-8", "surrogateescape") + b"\n")
-        for index in np.linspace(0, len(self.store) - 1, min(len(self.store), SIZES_HASHED)).astype(int):
-            digest.update(f"{self.store.size(int(index))}\n".encode())
-        if isinstance(self.store, ArrayVideos):
-            for index in np.linspace(0, len(self.store) - 1, min(len(self.store), ROWS_HASHED)).astype(int):
-                digest.update(np.ascontiguousarray(self.store.values[index]).tobytes())
-        return digest.hexdigest()
+        names = (self.store.identity(index) for index in range(len(self.store)))
+        values = self.store.values if isinstance(self.store, ArrayVideos) else None
+        return digest_of(str(len(self.store)), names, len(self.store), self.store.size, values)
 
     def _cut(self) -> list[tuple[int, float, float]]:
         """Every video, or equal parts of it where it is long; short and damaged ones become problems."""
