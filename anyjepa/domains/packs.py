@@ -6,6 +6,7 @@ extension, shape, label, group) and ``pack.json``. Other tools read the shards a
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -26,6 +27,7 @@ __all__ = ["INDEX", "MANIFEST", "Pack", "PackedSamples", "kept_blocks", "open_pa
 MANIFEST, INDEX = "pack.json", "index.parquet"
 FORMAT = 1
 OPEN_SHARDS = 64
+TRIES = 10
 
 
 @dataclass
@@ -82,11 +84,18 @@ class Pack:
     def content(self, index: int) -> bytes:
         """One sample's bytes. Raises BadSample where its shard is gone or has become shorter."""
         shard, offset, size = int(self.shards[index]), int(self.offsets[index]), int(self.sizes[index])
+        file = self._files.get(shard)
+        kept = file is not None
         try:
-            file = self._files.get(shard)
             if file is None:
                 file = self._opened(shard)
-            found = os.pread(file, size, offset)
+                # what other threads may be reading is never closed
+                kept = len(self._files) < OPEN_SHARDS and self._files.setdefault(shard, file) == file
+            try:
+                found = os.pread(file, size, offset)
+            finally:
+                if not kept:
+                    os.close(file)
         except OSError as error:
             raise BadSample(self.ids[index], error.strerror or str(error)) from None
         if len(found) < size:
@@ -104,12 +113,14 @@ class Pack:
         return self.manifest["shards"][shard]["name"]
 
     def _opened(self, shard: int) -> int:
-        if len(self._files) >= OPEN_SHARDS:
-            os.close(self._files.pop(next(iter(self._files))))
         path = os.path.join(self.place, self._name(shard))
-        if is_remote(self.place):
-            path = local_copy(path, self.manifest["shards"][shard]["bytes"])
-        return self._files.setdefault(shard, os.open(path, os.O_RDONLY))
+        if not is_remote(self.place):
+            return os.open(path, os.O_RDONLY)
+        for _ in range(TRIES):
+            # whoever makes room in the cache may remove the copy before it is open
+            with contextlib.suppress(FileNotFoundError):
+                return os.open(local_copy(path, self.manifest["shards"][shard]["bytes"]), os.O_RDONLY)
+        raise OSError(f"the cache cannot keep {path}")
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_files": {}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -123,11 +124,15 @@ def _opened(address: str) -> Any:
 def _make_room(folder: Path, size: int) -> None:
     """Remove what was used longest ago; who has a file open goes on reading it."""
     bound = float(os.environ.get("ANYJEPA_CACHE_GB") or BOUND / 2**30) * 2**30
-    files = sorted(
-        (file for file in folder.iterdir() if file.name[0] != "."), key=lambda file: -file.stat().st_mtime
-    )
+    found: list[tuple[float, int, Path]] = []
+    for file in folder.iterdir():
+        # another thread or process may make room at the same moment
+        with contextlib.suppress(FileNotFoundError):
+            if file.name[0] != ".":
+                facts = file.stat()
+                found.append((facts.st_mtime, facts.st_size, file))
     total = size
-    for file in files:
-        total += file.stat().st_size
+    for _, taken, file in sorted(found, reverse=True):
+        total += taken
         if total > bound:
             file.unlink(missing_ok=True)

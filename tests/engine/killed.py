@@ -10,7 +10,9 @@ import random
 import shutil
 import signal
 import sys
+import threading
 import time
+import traceback
 from pathlib import Path
 
 import safetensors.torch
@@ -31,6 +33,8 @@ def forked(body, *arguments):
         try:
             body(*arguments)
             code = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(code)
     return process
@@ -45,13 +49,13 @@ def points_of_a_write(last, told):
     """Have the process die right before change number `last` of its second checkpoint; tell how many it made.
 
     Changes are those of the file system: whatever Python's audit sees, each sync, and the state file before,
-    half-way through and after its writing.
+    half-way through and after its writing. What the thread of TensorBoard writes meanwhile is none of them.
     """
-    writing, saves, count = False, 0, 0
+    writing, saves, count, saver = False, 0, 0, threading.get_ident()
 
     def change():
         nonlocal count
-        if writing:
+        if writing and threading.get_ident() == saver:
             count += 1
             if count == last:
                 os.kill(os.getpid(), signal.SIGKILL)

@@ -248,6 +248,18 @@ def test_the_cache_of_shards_is_bounded(server, tmp_path, monkeypatch):
     assert open_pack(server.removeprefix("wds:"), None, "image").ids[7] == there.identity(7)
 
 
+def test_threads_that_make_room_for_each_other_lose_no_sample(server, tmp_path, monkeypatch):
+    size = (tmp_path / "pack" / "shard-00000.tar").stat().st_size
+    monkeypatch.setenv("ANYJEPA_CACHE_GB", str(1.5 * size / 2**30))
+    monkeypatch.setattr("anyjepa.domains.packs.OPEN_SHARDS", 2)
+    order = np.random.default_rng(0).permutation(np.tile(np.arange(120), 3)).tolist()
+    far = open_pack(server.removeprefix("wds:"), None, "image")
+    with ThreadPoolExecutor(8) as several:
+        contents = list(several.map(far.content, order))
+    near = open_pack(str(tmp_path / "pack"), None, "image")
+    assert all(content == near.content(i) for content, i in zip(contents, order, strict=True))
+
+
 def test_an_address_without_a_pack_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match=r"shards need the pack\.json"):
         images.open("wds:http://127.0.0.1:9/nothing")
