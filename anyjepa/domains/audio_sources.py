@@ -31,14 +31,14 @@ from anyjepa.domains.names import Names
 from anyjepa.domains.number_files import open_archive, read_array
 from anyjepa.domains.packs import open_pack
 from anyjepa.domains.sources import (
-    NoSplit,
     as_labels,
     existing,
     index_classes,
     list_files,
     list_folders,
+    named_arrays,
     natural_split,
-    split_order,
+    only_train,
 )
 from anyjepa.domains.tar_shards import TarShards, find_shards
 
@@ -107,17 +107,12 @@ def _from_file(
     suffix = path.suffix.lower()
     if suffix in (".npy", ".npz"):
         return _from_numpy(source, path, labels, split, reading)
-    _only_train(source, split)
+    only_train(split, source)
     if suffix not in SOUNDS:
         hint = f"type wds:{source}" if suffix == ".tar" else "give a folder of sounds, a sound, .npy or .npz"
         raise UserError(f"{source} is not a file of sounds: {hint}.")
     store = FileSounds(str(path.parent), [path.name])
     return _assembled(source, store, f"{_format([path.name])} file", labels, None, None, reading)
-
-
-def _only_train(source: str, split: str | None) -> None:
-    if split is not None and split_order(split)[0].lower() not in split_order("train"):
-        raise NoSplit(f"{source} has no split {split!r}: leave the split out.")
 
 
 def _from_folder(
@@ -211,7 +206,7 @@ def _from_numpy(
     rate, given, classes = 0.0, None, None
     try:
         if path.suffix.lower() == ".npy":
-            _only_train(source, split)
+            only_train(split, source)
             # mapped first: a header that claims more than the file holds fails here, before memory is taken
             values = read_array(path, mapped=True)
             if path.stat().st_size <= MAPPED_BYTES:
@@ -219,7 +214,7 @@ def _from_numpy(
             kind = "clips in a .npy file"
         else:
             with open_archive(path) as file:
-                key, label = _keys(list(file.files), split, source)
+                key, label = named_arrays(list(file.files), SOUND_KEYS, LABEL_KEYS, split, source, "sounds")
                 values, kind = file[key], "clips in a .npz file"
                 if label is not None:
                     given, classes = array_labels(file[label], f"{label} in {path}")
@@ -232,20 +227,6 @@ def _from_numpy(
     if given is not None and len(given) != len(values):
         raise UserError(f"{path} holds {len(values)} clips but {len(given)} labels: make them one to one.")
     return _from_array(source, values, kind, given, classes, reading, labels, rate)
-
-
-def _keys(keys: list[str], split: str | None, source: str) -> tuple[str, str | None]:
-    lower = {key.lower(): key for key in keys}
-    for word in split_order(split):
-        for stem in SOUND_KEYS:
-            if f"{stem}_{word}" in lower:
-                found = (lower.get(f"{label}_{word}") for label in LABEL_KEYS)
-                return lower[f"{stem}_{word}"], next((key for key in found if key), None)
-    _only_train(source, split)
-    sounds = next((lower[key] for key in SOUND_KEYS if key in lower), keys[0] if len(keys) == 1 else None)
-    if sounds is None:
-        raise UserError(f"{source} holds {', '.join(keys) or 'nothing'}: call the sounds x and the labels y.")
-    return sounds, next((lower[key] for key in LABEL_KEYS if key in lower), None)
 
 
 def _from_array(

@@ -14,7 +14,7 @@ from anyjepa.core.errors import UserError
 from anyjepa.domains.ecg_leads import lead_name
 from anyjepa.domains.ecg_records import ArrayRecords
 from anyjepa.domains.number_files import open_archive, read_array
-from anyjepa.domains.sources import NoSplit, as_labels, split_order
+from anyjepa.domains.sources import NoSplit, as_labels, only_train, split_order
 
 __all__ = ["EcgArray", "from_values", "is_ucr", "read_npy", "read_npz", "read_ucr", "ucr_files"]
 
@@ -65,7 +65,7 @@ def from_values(
 
 def read_npy(path: Path, split: str | None, names: Sequence[str] | None, resident_bytes: int) -> EcgArray:
     """A .npy file; mapped rather than read where it is larger than ``resident_bytes``."""
-    _only_train(split, str(path))
+    only_train(split, str(path))
     try:
         values = read_array(path, mapped=True)
         mapped = path.stat().st_size > resident_bytes
@@ -116,7 +116,7 @@ def _npz_split(keys: list[str], split: str | None, source: str) -> str | None:
     for word in split_order(split):
         if any(f"{stem}_{word.lower()}" in keys for stem in SIGNALS):
             return word.lower()
-    _only_train(split, source)
+    only_train(split, source)
     return None
 
 
@@ -165,12 +165,6 @@ def read_ucr(path: Path) -> EcgArray:
         raise UserError(f"{path} is not a table of a class and samples in each row.")
     labels, classes = as_labels([f"{value:g}" for value in rows[:, 0]])
     return EcgArray(from_values(rows[:, 1:], str(path)), "beats of the UCR archive", labels, classes)
-
-
-def _only_train(split: str | None, source: str) -> None:
-    """Raises NoSplit where a source without splits is asked for another than train."""
-    if split is not None and split_order(split)[0].lower() not in split_order("train"):
-        raise NoSplit(f"{source} has no split {split!r}: leave the split out, or give a source that has one.")
 
 
 def _sentence(error: BaseException) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from anyjepa.core.errors import UserError, require
 from anyjepa.domains.image_files import check_finite, layout, plain
 from anyjepa.domains.number_files import DEFLATED, open_archive, read_array
-from anyjepa.domains.sources import NoSplit, as_labels, split_order
+from anyjepa.domains.sources import NoSplit, as_labels, named_arrays, only_train, split_order
 
 __all__ = [
     "ArrayStore",
@@ -100,7 +100,7 @@ def arranged(values: np.ndarray, source: str) -> np.ndarray:
 
 def read_npy(path: Path, split: str | None, resident_bytes: int) -> ImageArray:
     """A .npy file; mapped rather than read where it is larger than ``resident_bytes``."""
-    _only_train(split, str(path))
+    only_train(split, str(path))
     try:
         if path.stat().st_size > resident_bytes:
             return ImageArray(MappedStore(str(path)), None, None, "images in a mapped .npy file")
@@ -114,7 +114,9 @@ def read_npz(path: Path, split: str | None) -> ImageArray:
     """A .npz file: images under x, images or data, labels under y, labels or target; or x_train, y_train."""
     try:
         with open_archive(path) as file:
-            image_key, label_key = _npz_keys(list(file.files), split, str(path))
+            image_key, label_key = named_arrays(
+                list(file.files), IMAGE_KEYS, LABEL_KEYS, split, str(path), "images"
+            )
             values = file[image_key]
             targets = None if label_key is None else file[label_key]
     except (ValueError, OSError) as error:
@@ -124,24 +126,6 @@ def read_npz(path: Path, split: str | None) -> ImageArray:
         raise UserError(f"{path} holds {len(values)} images but {len(targets)} labels: make them one to one")
     labels, classes = (None, None) if targets is None else array_labels(targets, f"{label_key} in {path}")
     return ImageArray(ArrayStore(values), labels, classes, "images in a .npz file")
-
-
-def _npz_keys(keys: list[str], split: str | None, source: str) -> tuple[str, str | None]:
-    lower = {key.lower(): key for key in keys}
-    for word in split_order(split):
-        for stem in IMAGE_KEYS:
-            for pattern in ("{0}_{1}", "{1}_{0}"):
-                image = pattern.format(stem, word.lower())
-                if image in lower:
-                    labels = (pattern.format(label, word.lower()) for label in LABEL_KEYS)
-                    return lower[image], next((lower[key] for key in labels if key in lower), None)
-    image = next((lower[key] for key in IMAGE_KEYS if key in lower), None)
-    if image is None and len(keys) == 1:
-        image = keys[0]
-    if image is None:
-        raise UserError(f"{source} holds {', '.join(keys) or 'nothing'}: call the images x and the labels y")
-    _only_train(split, source)
-    return image, next((lower[key] for key in LABEL_KEYS if key in lower), None)
 
 
 def array_labels(targets: np.ndarray, source: str) -> tuple[np.ndarray, list[str] | None]:
@@ -195,7 +179,7 @@ def _idx_images(folder: Path, split: str | None) -> Path:
         if by_stem:
             return folder / next(iter(by_stem.values()))
     if len(names) == 1:
-        _only_train(split, str(folder))
+        only_train(split, str(folder))
         return folder / names[0]
     raise NoSplit(f"{folder} holds no images of the split {split!r}, only {', '.join(names) or 'labels'}")
 
@@ -246,12 +230,6 @@ def read_digits(split: str | None) -> ImageArray:
     images = digits.images[rows, :, :, None].astype(np.uint8)
     classes = [str(name) for name in digits.target_names]
     return ImageArray(ArrayStore(images, rows), digits.target[rows].astype(np.int64), classes, "8 x 8 digits")
-
-
-def _only_train(split: str | None, source: str) -> None:
-    """Raises NoSplit where a source without splits is asked for another than train."""
-    if split is not None and split_order(split)[0].lower() not in split_order("train"):
-        raise NoSplit(f"{source} has no split {split!r}: leave the split out, or give a source that has one")
 
 
 def _sentence(error: BaseException) -> str:

@@ -42,6 +42,7 @@ from anyjepa.domains.sources import (
     list_folders,
     list_names,
     natural_split,
+    only_train,
     split_order,
 )
 
@@ -156,7 +157,7 @@ def _found(source: str, split: str | None, on_surface: int) -> _Found:
         raise UserError(
             f"{source} is not a file of points: give OFF, OBJ, STL, PLY, PCD, LAS, XYZ, HDF5, .npy or .npz"
         )
-    _only_train(split, source)
+    only_train(split, source)
     return _Found(FileClouds(str(path.parent), [path.name], on_surface), f"{suffix[1:].upper()} cloud")
 
 
@@ -299,7 +300,7 @@ def _set(values: np.ndarray, source: str) -> np.ndarray:
 
 
 def _npy(path: Path, split: str | None) -> _Found:
-    _only_train(split, str(path))
+    only_train(split, str(path))
     try:
         values = read_array(path, mapped=True)
         if values.nbytes <= point_samples.RESIDENT_BYTES:
@@ -325,7 +326,7 @@ def _npz(path: Path, split: str | None) -> _Found:
     elif "is_test" in table:
         rows = np.flatnonzero(_held_out(table["is_test"], split, str(path)))
     else:
-        _only_train(split, str(path))
+        only_train(split, str(path))
     values = table[stem]
     store, kind = _voxels(values, rows, stem, path) if stem.startswith("voxels") else (None, "")
     if store is None:
@@ -358,7 +359,7 @@ def _npz_split(table: dict[str, np.ndarray], split: str | None, source: str) -> 
                 labels = (lower[key] for name in LABEL_KEYS if (key := pattern(name).lower()) in lower)
                 return stem, next(labels, None)
     if len(table) == 1:
-        _only_train(split, source)
+        only_train(split, source)
         return next(iter(table)), None
     raise UserError(
         f"{source} holds {', '.join(table) or 'nothing'}: call the clouds data and the labels label"
@@ -390,9 +391,3 @@ def _voxels(values: np.ndarray, rows: np.ndarray, key: str, path: Path) -> tuple
             f"voxels_packed in {path} have shape {values.shape}: give cubes of eight cells a byte"
         )
     return VoxelClouds(packed[rows], (side, side, side), rows), f"voxel grids of {side} x {side} x {side}"
-
-
-def _only_train(split: str | None, source: str) -> None:
-    """Raises NoSplit where a source without splits is asked for another than train."""
-    if split is not None and split_order(split)[0].lower() not in split_order("train"):
-        raise NoSplit(f"{source} has no split {split!r}: leave the split out, or give a source that has one")

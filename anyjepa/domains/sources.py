@@ -24,8 +24,10 @@ __all__ = [
     "list_files",
     "list_folders",
     "list_names",
+    "named_arrays",
     "named_split",
     "natural_split",
+    "only_train",
     "split_order",
 ]
 
@@ -219,3 +221,47 @@ def as_many_labels(values: Sequence[Sequence[str] | None]) -> tuple[np.ndarray, 
         else:
             table[row, [index[name] for name in names]] = 1
     return table, classes
+
+
+def only_train(split: str | None, source: str) -> None:
+    """Raise NoSplit where a part other than training is asked of a source that has no parts."""
+    if split is not None and split_order(split)[0].lower() not in split_order("train"):
+        raise NoSplit(f"{source} has no split {split!r}: leave the split out, or give a source that has one.")
+
+
+def named_arrays(
+    keys: Sequence[str],
+    stems: Sequence[str],
+    labels: Sequence[str],
+    split: str | None,
+    source: str,
+    what: str,
+) -> tuple[str, str | None]:
+    """Which array of a file holds the samples and which their labels, told by their names.
+
+    ``x_train`` and ``train_x`` are of a split; else the first name of `stems` counts, or the only array.
+
+    Args:
+        keys: names of the file's arrays, in any case.
+        stems, labels: names that samples and labels have.
+        split: that is asked for.
+        source: for messages.
+        what: samples are called there.
+
+    Raises:
+        NoSplit: the file has no such part. UserError: no name is known.
+    """
+    lower = {key.lower(): key for key in keys}
+    for word in split_order(split):
+        for stem in stems:
+            for pattern in ("{0}_{1}", "{1}_{0}"):
+                found = pattern.format(stem, word.lower())
+                if found in lower:
+                    beside = (pattern.format(label, word.lower()) for label in labels)
+                    return lower[found], next((lower[key] for key in beside if key in lower), None)
+    only_train(split, source)
+    chosen = next((lower[key] for key in stems if key in lower), keys[0] if len(keys) == 1 else None)
+    if chosen is None:
+        held = ", ".join(keys) or "nothing"
+        raise UserError(f"{source} holds {held}: call the {what} x and the labels y.")
+    return chosen, next((lower[key] for key in labels if key in lower), None)

@@ -17,14 +17,14 @@ from anyjepa.domains.image_arrays import IMAGE_KEYS, LABEL_KEYS, array_labels
 from anyjepa.domains.label_files import groups_from_file, labels_from_file
 from anyjepa.domains.number_files import open_archive, read_array
 from anyjepa.domains.sources import (
-    NoSplit,
     as_labels,
     existing,
     index_classes,
     list_files,
     list_folders,
+    named_arrays,
     natural_split,
-    split_order,
+    only_train,
 )
 from anyjepa.domains.video_files import IMAGES, VIDEOS
 from anyjepa.domains.video_samples import (
@@ -118,8 +118,7 @@ def _from_file(
         return _from_numpy(source, path, labels, split, reading)
     if suffix in HDF5:
         return _from_hdf5(source, path, labels, split, reading)
-    if split is not None and split_order(split)[0].lower() not in split_order("train"):
-        raise NoSplit(f"{source} has no split {split!r}: leave the split out.")
+    only_train(split, source)
     if suffix in LISTS:
         return _from_list(source, path, labels, reading)
     if suffix not in VIDEOS | IMAGES:
@@ -209,8 +208,7 @@ def _from_numpy(
     rate, given, classes = 0.0, None, None
     try:
         if path.suffix.lower() == ".npy":
-            if split is not None and split_order(split)[0].lower() not in split_order("train"):
-                raise NoSplit(f"{source} has no split {split!r}: leave the split out.")
+            only_train(split, source)
             large = path.stat().st_size > RESIDENT_BYTES
             # mapping first: a header that claims more than the file holds fails here, before memory is taken
             values = read_array(path, mapped=True)
@@ -218,7 +216,7 @@ def _from_numpy(
                 np.array(values), "clips in a .npy file")  # fmt: skip
         else:
             with open_archive(path) as file:
-                clips, label = _keys(list(file.files), split, source)
+                clips, label = named_arrays(list(file.files), VIDEO_KEYS, LABEL_KEYS, split, source, "clips")
                 values, kind = file[clips], "clips in a .npz file"
                 if label is not None:
                     given, classes = array_labels(file[label], f"{label} in {path}")
@@ -240,7 +238,7 @@ def _from_hdf5(
     try:
         with open_hdf5(path) as file:
             names = [name for name, found in file.items() if hasattr(found, "shape")]
-            clips, label = _keys(names, split, source)
+            clips, label = named_arrays(names, VIDEO_KEYS, LABEL_KEYS, split, source, "clips")
             if label is not None:
                 given, classes = array_labels(numbers_of(file, label), f"{label} in {path}")
             if "rate" in names:
@@ -252,21 +250,6 @@ def _from_hdf5(
     if given is not None and len(given) != len(store):
         raise UserError(f"{path} holds {len(store)} clips but {len(given)} labels: make them one to one.")
     return _assembled(source, store, "clips in a HDF5 file", labels, given, classes, reading)
-
-
-def _keys(keys: list[str], split: str | None, source: str) -> tuple[str, str | None]:
-    lower = {key.lower(): key for key in keys}
-    for word in split_order(split):
-        for stem in VIDEO_KEYS:
-            if f"{stem}_{word}" in lower:
-                found = (lower.get(f"{label}_{word}") for label in LABEL_KEYS)
-                return lower[f"{stem}_{word}"], next((key for key in found if key), None)
-    if split is not None and split_order(split)[0].lower() not in split_order("train"):
-        raise NoSplit(f"{source} has no split {split!r}: leave the split out.")
-    clips = next((lower[key] for key in VIDEO_KEYS if key in lower), keys[0] if len(keys) == 1 else None)
-    if clips is None:
-        raise UserError(f"{source} holds {', '.join(keys) or 'nothing'}: call the clips x and the labels y.")
-    return clips, next((lower[key] for key in LABEL_KEYS if key in lower), None)
 
 
 def _from_array(
