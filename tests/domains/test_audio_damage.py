@@ -12,7 +12,7 @@ from sounds import noise
 
 from anyjepa.recipes import recipe
 
-FEW = pytest.mark.parametrize("examples", [25, pytest.param(400, marks=pytest.mark.slow)])
+FEW = pytest.mark.parametrize("examples", [15, pytest.param(400, marks=pytest.mark.slow)])
 FORMATS = ("wav", "flac", "ogg", "mp3", "aiff", "caf")
 READING = recipe("a-jepa").preset("tiny").reading()
 

@@ -13,7 +13,7 @@ from anyjepa.recipes import recipe
 
 SMALL = signals(leads=2, rate=100.0, seconds=4.0)
 READING = recipe("ecg-jepa").preset("tiny", seconds=2.0, record_seconds=2.0).reading()
-FEW = pytest.mark.parametrize("examples", [30, pytest.param(400, marks=pytest.mark.slow)])
+FEW = pytest.mark.parametrize("examples", [15, pytest.param(400, marks=pytest.mark.slow)])
 
 
 def npy(values) -> bytes:

@@ -8,7 +8,7 @@ import pytest
 from clouds import CUBE_FACES, cloud, cube, lines, off, pcd, ply
 from damaged import Part, withstands
 
-FEW = pytest.mark.parametrize("examples", [30, pytest.param(400, marks=pytest.mark.slow)])
+FEW = pytest.mark.parametrize("examples", [15, pytest.param(400, marks=pytest.mark.slow)])
 
 
 def npy(values) -> bytes:

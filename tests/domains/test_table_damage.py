@@ -9,7 +9,7 @@ import pytest
 from damaged import Part, withstands
 from pyarrow import feather, parquet
 
-FEW = pytest.mark.parametrize("examples", [30, pytest.param(400, marks=pytest.mark.slow)])
+FEW = pytest.mark.parametrize("examples", [15, pytest.param(400, marks=pytest.mark.slow)])
 ROWS = 24
 COLUMNS = {
     "age": [20.5 + n for n in range(ROWS)],

@@ -12,7 +12,7 @@ from pictures import encoded, noise
 from anyjepa.recipes import recipe
 
 av = pytest.importorskip("av")
-FEW = pytest.mark.parametrize("examples", [25, pytest.param(400, marks=pytest.mark.slow)])
+FEW = pytest.mark.parametrize("examples", [15, pytest.param(400, marks=pytest.mark.slow)])
 CODECS = {"mp4": "mpeg4", "avi": "mpeg4", "mkv": "mjpeg", "webm": "libvpx", "gif": "gif"}
 FORMATS = {"mkv": "matroska"}
 READING = recipe("v-jepa").preset("tiny").reading()

@@ -52,6 +52,7 @@ def test_one_process_alone_joins_nobody(monkeypatch):
             raise UserError("said as it is")
 
 
+@pytest.mark.slow
 def test_two_processes_embed_what_one_embeds(trained, tmp_path):
     run, source = trained
     mine = anyjepa.embed(run, str(source), tmp_path / "one.npy")
@@ -95,6 +96,7 @@ def test_two_processes_score_what_one_scores(trained, tmp_path):
     assert len(anyjepa.load(run).results()) == 4
 
 
+@pytest.mark.slow
 def test_what_all_find_wrong_is_said_once(trained, tmp_path):
     run, _ = trained
     done = together("embed", run, "--data", tmp_path / "nowhere", "--out", tmp_path / "z.npy")

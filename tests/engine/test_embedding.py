@@ -122,7 +122,7 @@ def test_a_shard_without_a_readable_sample_is_passed_over(run, tmp_path, monkeyp
 
 
 def test_after_a_kill_the_same_command_goes_on(run, tmp_path):
-    np.save(tmp_path / "many.npy", pictures(6000))
+    np.save(tmp_path / "many.npy", pictures(1500))
     out = tmp_path / "e.parquet"
     typed = [
         sys.executable,
@@ -135,7 +135,7 @@ def test_after_a_kill_the_same_command_goes_on(run, tmp_path):
         "--out",
         out,
     ]
-    typed = [*map(str, typed), "--shard-rows", "100", "--json"]
+    typed = [*map(str, typed), "--shard-rows", "50", "--json"]
     process = subprocess.Popen(typed, stdout=subprocess.DEVNULL, cwd=tmp_path)
     ends = time.monotonic() + 60
     while len(list(out.glob("part-*"))) < 3 and time.monotonic() < ends:
@@ -143,12 +143,12 @@ def test_after_a_kill_the_same_command_goes_on(run, tmp_path):
     process.kill()
     assert process.wait() == -signal.SIGKILL
     finished = len(json.loads((tmp_path / "e.parquet.shards.json").read_text())["shards"])
-    assert 2 <= finished < 60
-    told = anyjepa.embed(run, str(tmp_path / "many.npy"), out, shard_rows=100)
-    assert (told["rows"], told["shards"]) == (6000, 60)
+    assert 2 <= finished < 30
+    told = anyjepa.embed(run, str(tmp_path / "many.npy"), out, shard_rows=50)
+    assert (told["rows"], told["shards"]) == (1500, 30)
     assert told["kept"] >= finished
     vectors = np.stack(parquet.read_table(out)["embedding"].to_numpy())
-    assert np.allclose(vectors, run.embed(pictures(6000)).numpy(), atol=1e-6)
+    assert np.allclose(vectors, run.embed(pictures(1500)).numpy(), atol=1e-6)
 
 
 MEASURED = """

@@ -11,7 +11,7 @@ import pytest
 from small import pictures
 
 
-@pytest.mark.parametrize("moments", [10, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("moments", [4, pytest.param(50, marks=pytest.mark.slow)])
 def test_every_resume_ends_as_the_run_that_was_never_killed(tmp_path, moments):
     """Right before each change that a checkpoint makes to the disk, and at random moments of the whole run.
 

@@ -24,6 +24,7 @@ from anyjepa.recipes import recipes
 
 PROGRAM = Path(__file__).with_name("two_processes.py")
 STEPS, BATCH = 20, 8
+CUT = ("i-jepa", "lejepa", "s-jepa")
 
 
 def together(runs, folder, processes=2):
@@ -43,51 +44,39 @@ def without_dropout(kind):
     return {**rates, "batch_size": BATCH}
 
 
-def weights_of(run):
-    """What a run gives away."""
-    return load_file(run / "encoder.safetensors")
+def asked_of(folder, name, sharded):
+    """What two processes are to train of a recipe: 20 steps in double precision."""
+    kind, settings = recipes()[name], {"steps": STEPS, "precision": "64-true", "seed": 3}
+    settings = {**settings, "checkpoint_every": STEPS, "sharded": sharded}
+    out = str(folder / f"{'cut' if sharded else 'two'}-{name}")
+    fields = without_dropout(kind)
+    return {
+        "recipe": name, "data": kind.example_data, "out": out, "settings": settings, "fields": fields
+    }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, worker_id):
-    """Every recipe by two processes, 20 steps in double precision; once for all that test."""
+def folder(tmp_path_factory, worker_id):
+    """Where every recipe was trained by two processes, three of them also cut; once for all that test."""
     own = tmp_path_factory.getbasetemp()
     folder = (own if worker_id == "master" else own.parent) / "processes"
     with FileLock(f"{folder}.lock"):
-        runs = _train_all(folder)
-    return folder, runs
-
-
-def _train_all(folder):
-    settings = {"steps": STEPS, "precision": "64-true", "seed": 3, "checkpoint_every": STEPS}
-    runs = [
-        {"recipe": name, "data": kind.example_data, "out": str(folder / f"two-{name}"),
-         "settings": settings, "fields": without_dropout(kind)}
-        for name, kind in recipes().items()
-    ]  # fmt: skip
-    cut = [{**run, "out": str(folder / f"cut-{run['recipe']}"), "settings": {**settings, "sharded": True}}
-           for run in runs]  # fmt: skip
-    if not folder.exists():
-        folder.mkdir()
-        together(runs + cut, folder)
-    return runs
+        if not folder.exists():
+            folder.mkdir()
+            whole = [asked_of(folder, name, False) for name in recipes()]
+            together(whole + [asked_of(folder, name, True) for name in CUT], folder)
+    return folder
 
 
 @pytest.mark.parametrize("name", sorted(recipes()))
-def test_two_processes_learn_what_one_learns(trained, name):
-    folder, runs = trained
-    asked = next(run for run in runs if run["recipe"] == name)
+def test_two_processes_learn_what_one_learns(folder, name):
+    asked = asked_of(folder, name, False)
     settings = Settings(quiet=True, workers=0, device="cpu", **asked["settings"])
     train(name, asked["data"], folder / name, settings=settings, **asked["fields"])
-    one = tensors_of(folder / name)
-    two, cut = tensors_of(folder / f"two-{name}"), weights_of(folder / f"cut-{name}")
+    one, two = tensors_of(folder / name), tensors_of(folder / f"two-{name}")
     assert one.keys() == two.keys()
     for key, value in one.items():
         torch.testing.assert_close(two[key], value, atol=1e-6, rtol=1e-6, msg=lambda m, k=key: f"{k}: {m}")
-    for key, value in cut.items():
-        torch.testing.assert_close(
-            one[f"encoder.{key}"], value, atol=1e-6, rtol=1e-6, msg=lambda m, k=key: f"{k}: {m}"
-        )
     mine, theirs = (read_lines(folder / out / "metrics.jsonl")[-1] for out in (name, f"two-{name}"))
     # Fabric hands losses back in single precision
     assert theirs["loss"] == pytest.approx(mine["loss"], rel=1e-6)
@@ -95,17 +84,35 @@ def test_two_processes_learn_what_one_learns(trained, name):
     assert len(checkpoints(folder / f"two-{name}" / "checkpoints")) == 1
 
 
-@pytest.mark.parametrize("sharded", [False, True])
-def test_a_run_of_two_processes_goes_on_with_one(trained, tmp_path, sharded, capfd):
+def same_weights_when_cut(folder, names):
+    for name in names:
+        two, cut = (load_file(folder / f"{how}-{name}" / "encoder.safetensors") for how in ("two", "cut"))
+        for key, value in two.items():
+            torch.testing.assert_close(
+                cut[key], value, atol=1e-6, rtol=1e-6, msg=lambda m, k=f"{name} {key}": f"{k}: {m}"
+            )
+
+
+def test_weights_cut_over_processes_learn_the_same(folder):
+    same_weights_when_cut(folder, CUT)
+
+
+@pytest.mark.slow
+def test_weights_cut_over_processes_learn_the_same_in_every_recipe(folder, tmp_path):
+    rest = sorted(set(recipes()) - set(CUT))
+    together([asked_of(folder, name, True) for name in rest], tmp_path)
+    same_weights_when_cut(folder, rest)
+
+
+@pytest.mark.parametrize("sharded", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_run_of_two_processes_goes_on_with_one(folder, tmp_path, sharded, capfd):
     """The batch is the run's, not a process's, so that its number may change at any checkpoint."""
-    folder, runs = trained
-    asked = dict(next(run for run in runs if run["recipe"] == "i-jepa"))
+    asked = asked_of(folder, "i-jepa", sharded)
     whole = folder / "two-i-jepa"
     asked["settings"] = {
         **asked["settings"],
         "checkpoint_every": 8,
         "keep_checkpoints": 0,
-        "sharded": sharded,
     }
     together([{**asked, "out": str(tmp_path / "run")}], tmp_path)
     last, middle, first = checkpoints(tmp_path / "run" / "checkpoints")
@@ -219,6 +226,7 @@ def test_a_shell_within_an_allocation_trains_alone_and_a_job_with_all_its_tasks(
     assert _processes(1) == (3, 6)
 
 
+@pytest.mark.slow
 def test_a_batch_that_cannot_be_shared_evenly_is_one_sentence(tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m",
                "anyjepa", "train", "i-jepa", "--data", "digits", "--out", str(tmp_path / "run"),

@@ -51,7 +51,10 @@ def damage_newest(out, how):
     state.write_bytes(content)
 
 
-@pytest.mark.parametrize(("blow", "code", "workers"), [(signal.SIGTERM, 143, 2), (signal.SIGINT, 130, 0)])
+@pytest.mark.parametrize(
+    ("blow", "code", "workers"),
+    [(signal.SIGTERM, 143, 2), pytest.param(signal.SIGINT, 130, 0, marks=pytest.mark.slow)],
+)
 def test_a_run_told_to_stop_saves_says_how_to_go_on_and_can(tmp_path, data, whole, blow, code, workers):
     """Loader workers get the signal too, as of a batch system, and must not bring the run down."""
     out = tmp_path / "run"
@@ -71,7 +74,7 @@ def test_a_run_told_to_stop_saves_says_how_to_go_on_and_can(tmp_path, data, whol
     assert read_config(out)["status"] == "finished"
 
 
-@pytest.mark.parametrize("rows", [7, 41])
+@pytest.mark.parametrize("rows", [7, pytest.param(41, marks=pytest.mark.slow)])
 def test_kill_costs_at_most_the_steps_since_the_last_checkpoint(tmp_path, data, whole, rows):
     out = tmp_path / "run"
     struck(out, data, signal.SIGKILL, rows, "--checkpoint-every", "3", steps=STEPS)

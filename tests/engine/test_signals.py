@@ -60,8 +60,17 @@ def data(tmp_path):
     return str(tmp_path / "pictures.npy")
 
 
-@pytest.mark.parametrize("blow", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize(("workers", "deaf"), [(0, False), (1, False), (1, True)])
+@pytest.mark.parametrize(
+    ("workers", "deaf", "blow"),
+    [
+        (0, False, signal.SIGTERM),
+        (1, True, signal.SIGINT),
+        pytest.param(0, False, signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(1, False, signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(1, False, signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(1, True, signal.SIGTERM, marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_that_waits_for_its_loader_leaves_at_once(tmp_path, data, blow, workers, deaf):
     out = tmp_path / "run"
 

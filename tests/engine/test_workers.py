@@ -52,7 +52,7 @@ def expected(count, lost=()):
     return [numbers(batch) for batch, _ in batches(steps_of(Marked(count, damaged=lost)), 0, 0, pin=False)]
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV])
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGSEGV, marks=pytest.mark.slow)])
 def test_a_process_that_dies_once_is_replaced_and_the_batches_are_the_same(tmp_path, how):
     loaded = list(batches(steps_of(Deadly(30, tmp_path, 7, 1, how)), 0, 2, pin=False))
     assert [numbers(batch) for batch, _ in loaded] == expected(30)
@@ -80,7 +80,9 @@ def test_processes_that_keep_dying_are_one_sentence(tmp_path):
         list(batches(steps, 0, 1, pin=False))
 
 
-@pytest.mark.parametrize(("deaf", "workers"), [(False, 0), (False, 1), (True, 1)])
+@pytest.mark.parametrize(
+    ("deaf", "workers"), [(False, 0), pytest.param(False, 1, marks=pytest.mark.slow), (True, 1)]
+)
 def test_a_sample_that_hangs_is_left_out_and_named(deaf, workers):
     steps = steps_of(Hanging(30, 7, deaf))
     steps.patience = 0.5

@@ -404,6 +404,7 @@ def _pixels(path):
     return torch.tensor(np.stack(images)).flatten(1).float(), labels
 
 
+@pytest.mark.slow
 def test_the_raw_pixel_baseline_on_photographs_is_as_good_as_a_tuned_one(data_folder):
     folder = data_folder("cifar10_jpeg")
     train, test = _pixels(folder / "train.tar"), _pixels(folder / "test.tar")
