@@ -25,7 +25,6 @@ from anyjepa.domains.audio_stores import (
     Sounds,
 )
 from anyjepa.domains.image_arrays import LABEL_KEYS, array_labels
-from anyjepa.domains.image_sources import _shard_labels
 from anyjepa.domains.label_files import groups_from_file, labels_from_file
 from anyjepa.domains.names import Names
 from anyjepa.domains.number_files import open_archive, read_array
@@ -40,7 +39,7 @@ from anyjepa.domains.sources import (
     natural_split,
     only_train,
 )
-from anyjepa.domains.tar_shards import TarShards, find_shards
+from anyjepa.domains.tar_shards import TarShards, find_shards, shard_labels
 
 __all__ = ["NAMED", "open_audio"]
 
@@ -165,7 +164,7 @@ def _from_shards(
             for row in np.flatnonzero(chosen < 0)
             if not {".csv", ".tsv", ".txt", ".md"} & {f".{e}" for e in _members_of(shards, int(row))}
         ]
-    found, classes = _shard_labels(shards, rows)
+    found, classes = shard_labels(shards, rows)
     own = [extensions[number] for number in chosen[rows].tolist()]
     count = len(shards.paths)
     kind = f"{_format([f'.{name}' for name in own])} files in {count:,} shard{'s' * (count > 1)}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections import Counter
@@ -30,16 +29,14 @@ from anyjepa.domains.label_files import labels_from_file
 from anyjepa.domains.names import Names
 from anyjepa.domains.packs import Pack, open_pack
 from anyjepa.domains.sources import (
-    as_labels,
     existing,
     index_classes,
-    is_split,
     list_files,
     list_folders,
     list_names,
     natural_split,
 )
-from anyjepa.domains.tar_shards import TarShards, find_shards
+from anyjepa.domains.tar_shards import TarShards, find_shards, shard_labels
 
 __all__ = ["open_images"]
 
@@ -175,7 +172,7 @@ def _from_shards(
         raise UserError(
             f"{source} holds no image{reason}: give whole shards with jpg, png, webp, tiff or npy members"
         )
-    found, classes = _shard_labels(shards, rows)
+    found, classes = shard_labels(shards, rows)
     count = len(shards.paths)
     found_suffixes = [f".{extensions[number]}" for number in np.unique(chosen[rows]).tolist()]
     kind = f"{_format(found_suffixes)} images in {count:,} shard{'s' * (count > 1)}"
@@ -190,45 +187,6 @@ def _from_pack(source: str, pack: Pack, labels: str | None) -> ImageSamples:
     return _assembled(
         source, PackStore(pack), kind, labels, pack.labels, pack.classes, pack.problems, pack.groups
     )
-
-
-def _shard_labels(shards: TarShards, rows: np.ndarray) -> tuple[np.ndarray | None, list[str] | None]:
-    """Labels from .cls members, or else from .json members, or else from the folders in the keys."""
-    if "cls" in shards.members:
-        return as_labels([_member(shards, "cls", row) for row in rows.tolist()])
-    if "json" in shards.members:
-        values = [_json_label(_member(shards, "json", row)) for row in rows.tolist()]
-        if any(value is not None for value in values):
-            return as_labels(values)
-    folders = [shards.keys[row].rpartition(":")[2].split("/")[:-1] for row in rows]
-    shared = _shared_depth(folders)
-    if all(is_split(name) for folder in folders for name in folder[shared : shared + 1]):
-        shared += 1
-    labels, classes = index_classes([folder[shared] if len(folder) > shared else None for folder in folders])
-    return (labels, classes) if len(classes) > 1 else (None, None)
-
-
-def _shared_depth(folders: list[list[str]]) -> int:
-    """How many leading folders all paths have in common."""
-    distinct, depth = {tuple(folder) for folder in folders}, 0
-    while len(heads := {folder[depth : depth + 1] for folder in distinct}) == 1 and heads != {()}:
-        depth += 1
-    return depth
-
-
-def _member(shards: TarShards, extension: str, row: int) -> str | None:
-    if shards.members[extension][row, 0] < 0:
-        return None
-    return shards.read(extension, row).decode("utf-8", "replace").strip()
-
-
-def _json_label(text: str | None) -> str | None:
-    try:
-        value = json.loads(text or "null")
-    except ValueError:
-        return None
-    label = value.get("label") if isinstance(value, dict) else None
-    return str(label) if isinstance(label, str | int | float) else None
 
 
 def _from_hub(source: str, name: str, labels: str | None, split: str | None) -> ImageSamples:

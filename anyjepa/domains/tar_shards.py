@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import json
 import os
 import re
 import tarfile
@@ -13,9 +14,17 @@ import numpy as np
 
 from anyjepa.core.errors import BadSample, UserError
 from anyjepa.domains.names import Names
-from anyjepa.domains.sources import NoSplit, existing, named_split, split_order
+from anyjepa.domains.sources import (
+    NoSplit,
+    as_labels,
+    existing,
+    index_classes,
+    is_split,
+    named_split,
+    split_order,
+)
 
-__all__ = ["TarShards", "expand_braces", "find_shards"]
+__all__ = ["TarShards", "expand_braces", "find_shards", "shard_labels"]
 
 OPEN_SHARDS = 64
 
@@ -221,3 +230,45 @@ def _table(places: list[tuple[int, int, int, int]], count: int) -> np.ndarray:
     values = np.array(places, np.int64)
     table[values[:, 0]] = values[:, 1:]
     return table
+
+
+def shard_labels(shards: TarShards, rows: np.ndarray) -> tuple[np.ndarray | None, list[str] | None]:
+    """Labels and classes of the samples in `rows`, as `sources.as_labels`.
+
+    From .cls members, or else from .json members, or else from the folders in the keys.
+    """
+    if "cls" in shards.members:
+        return as_labels([_member(shards, "cls", row) for row in rows.tolist()])
+    if "json" in shards.members:
+        values = [_json_label(_member(shards, "json", row)) for row in rows.tolist()]
+        if any(value is not None for value in values):
+            return as_labels(values)
+    folders = [shards.keys[row].rpartition(":")[2].split("/")[:-1] for row in rows]
+    shared = _shared_depth(folders)
+    if all(is_split(name) for folder in folders for name in folder[shared : shared + 1]):
+        shared += 1
+    labels, classes = index_classes([folder[shared] if len(folder) > shared else None for folder in folders])
+    return (labels, classes) if len(classes) > 1 else (None, None)
+
+
+def _shared_depth(folders: list[list[str]]) -> int:
+    """How many leading folders all paths have in common."""
+    distinct, depth = {tuple(folder) for folder in folders}, 0
+    while len(heads := {folder[depth : depth + 1] for folder in distinct}) == 1 and heads != {()}:
+        depth += 1
+    return depth
+
+
+def _member(shards: TarShards, extension: str, row: int) -> str | None:
+    if shards.members[extension][row, 0] < 0:
+        return None
+    return shards.read(extension, row).decode("utf-8", "replace").strip()
+
+
+def _json_label(text: str | None) -> str | None:
+    try:
+        value = json.loads(text or "null")
+    except ValueError:
+        return None
+    label = value.get("label") if isinstance(value, dict) else None
+    return str(label) if isinstance(label, str | int | float) else None
