@@ -152,7 +152,9 @@ class AJepa(Recipe):
 
     @classmethod
     def advice(cls, samples: Samples, facts: dict[str, Any]) -> dict[str, Any]:
-        """Long clips are seen by windows of two seconds."""
+        """Long clips are seen by windows of two seconds; behind short ones there is nothing to copy."""
+        if facts["seconds"] < facts["crop"]:
+            return {"fill": "silence"}
         return {"frames": LONG} if facts["seconds"] >= LONG * facts["hop"] else {}
 
     @property
@@ -187,7 +189,7 @@ class AJepa(Recipe):
         return AudioJepa(
             encoder, predictor, target, easy, hard, inverse_share if falling else hard_share,
             log_mel.samples(self.frames), self.fill, self.gain, self.objective, self.normalise_targets,
-            self.pooling,
+            self.pooling, (facts["seconds"], facts["crop"]),
         )  # fmt: skip
 
     def samplers(self) -> tuple[Sampler | None, Sampler | None]:

@@ -63,6 +63,7 @@ class AudioJepa(MaskedJepa):
         distance: of predicted and target tokens, a key of `DISTANCES`.
         pooling: "mean" of all tokens, or "bands": the mean over time of each row of frequencies.
         normalise_targets: layer-normalise the target tokens.
+        lengths: seconds of the median clip, and of a window.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class AudioJepa(MaskedJepa):
         distance: str,
         normalise_targets: bool,
         pooling: Literal["mean", "bands"] = "mean",
+        lengths: tuple[float, float] = (1.0, 1.0),
     ) -> None:
         first = easy or hard
         assert first is not None
@@ -86,7 +88,7 @@ class AudioJepa(MaskedJepa):
         self.easy, self.hard, self.share = easy, hard, share
         self.samples, self.gain, self.distance = samples, gain, distance
         self.fill: Fill = fill
-        self.pooling = pooling
+        self.pooling, self.lengths = pooling, lengths
 
     def _distance(self, predicted: Tensor, goal: Tensor) -> Tensor:
         return DISTANCES[self.distance](predicted, goal).mean()
@@ -153,6 +155,16 @@ class AudioJepa(MaskedJepa):
             "hard": distance.new_tensor(float(self.is_hard(context))),
             "embedding": pooled(whole).detach(),
         }
+
+    def cautions(self, steps: int) -> list[str]:
+        """What speaks against repeating clips that do not fill a window."""
+        clip, window = self.lengths
+        if self.fill == "silence" or clip >= window:
+            return []
+        return [
+            f"half of the clips last {clip:.3g} s or less, a window {window:.3g} s: --fill repeat shows "
+            "their beginning again, which is copied rather than predicted; --fill silence does not."
+        ]
 
     def _seen(self, batch: Batch, masks: AudioMasks) -> Tokens:
         """The context encoder's tokens; what only pads is no key for others."""

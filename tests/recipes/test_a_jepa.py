@@ -9,13 +9,14 @@ from anyjepa.core.errors import UserError
 from anyjepa.core.method import Context
 from anyjepa.core.tokens import Tokens
 from anyjepa.core.transformer import Block
+from anyjepa.domains import domains
 from anyjepa.engine.randomness import step_generator
 from anyjepa.evaluation.finetuning import FineTuning, _unread
 from anyjepa.recipes import recipe
 from anyjepa.recipes.a_jepa_method import hard_share, inverse_share
 
 RATE = 8000.0
-FACTS = {"rate": RATE, "mean": -5.0, "std": 3.0}
+FACTS = {"rate": RATE, "mean": -5.0, "std": 3.0, "seconds": 1.0, "crop": 1.0}
 SMALL = {
     "width": 24, "depth": 2, "heads": 2, "predictor_width": 16, "predictor_depth": 1, "predictor_heads": 2,
     "frames": 32, "patch": (8, 8),
@@ -51,7 +52,7 @@ def test_the_published_grid_and_masks():
     method = (
         recipe("a-jepa")
         .preset("paper", width=48, depth=1, predictor_width=32, predictor_depth=1)
-        .method({"rate": 16000.0, "mean": -4.3, "std": 4.6})
+        .method({"rate": 16000.0, "mean": -4.3, "std": 4.6, "seconds": 10.0, "crop": 10.0})
     )
     assert method.tokens({"audio": torch.randn(1, 160_000)}).values.shape == (1, 512, 48)
     easy, hard = recipe("a-jepa").preset("paper", mask="curriculum").samplers()
@@ -248,3 +249,14 @@ def test_fine_tuning_masks_the_encoder_s_attention_and_nothing_else():
     ]
     with pytest.raises(UserError, match="--unread"):
         FineTuning(unread=1.0).check()
+
+
+def test_clips_that_do_not_fill_a_window_are_not_repeated_unsaid():
+    short = {**FACTS, "seconds": 0.4, "hop": 0.01}
+    kind = recipe("a-jepa")
+    for fill, facts, said in (("repeat", short, 1), ("silence", short, 0), ("repeat", FACTS, 0)):
+        assert len(kind.preset("tiny", fill=fill).method(facts).cautions(100)) == said
+    samples = domains()["audio"].open(
+        np.ones((2, 800), np.float32).cumsum(1) % 7 - 3, reading=kind.preset("tiny").reading()
+    )
+    assert kind.advice(samples, short) == {"fill": "silence"}
