@@ -171,6 +171,7 @@ class LidarSamples:
             the scene where it is simulated, else the objects.
         groups: (n,) of frames of one drive; None where unknown.
         problems: what was damaged when the source was opened.
+        drawing: the range and the cells that a recipe wants drawn, which are not data but kept with its facts.
     """
 
     def __init__(
@@ -184,7 +185,9 @@ class LidarSamples:
         labels: str | None = None,
         groups: np.ndarray | None = None,
         problems: Sequence[BadSample] = (),
+        drawing: Mapping[str, Any] | None = None,
     ) -> None:
+        self.drawing = dict(drawing or {})
         self.source, self.store, self.forward, self.camera = source, store, forward, camera
         self.groups, self.problems, self.asked = groups, list(problems), labels
         if not len(store):

@@ -37,14 +37,16 @@ def open_lidar(
     odometry sequences; a drive or sequence is a group), or any folder of ``.bin``, ``.pcd``, ``.ply`` or
     ``.npy`` frames (``train`` and ``test`` folders are splits), one such file, ``.npy`` (n, points, 3 or
     more), an array, a pack (``wds:``) or ``synthetic-lidar``. labels: as of `LidarSamples`. reading:
-    ``forward``, ``camera`` and ``columns`` (of a point in ``.bin`` files; 0 to tell by the name).
+    ``forward``, ``camera``, ``columns`` (of a point in ``.bin`` files; 0 to tell by the name), and what is
+    only drawn, ``range`` and ``cells``.
 
     Raises UserError where nothing can be read, NoSplit where the split is missing. Damaged frames raise
     BadSample when they are read.
     """
     asked = reading or {}
     options: dict[str, Any] = {
-        "forward": asked.get("forward", "x"), "camera": asked.get("camera", True), "labels": labels
+        "forward": asked.get("forward", "x"), "camera": asked.get("camera", True), "labels": labels,
+        "drawing": {name: asked[name] for name in ("range", "cells") if name in asked},
     }  # fmt: skip
     if isinstance(source, np.ndarray):
         return LidarSamples("an array", ArrayClouds(_set(source, "the array")), "frames in an array", **options)
