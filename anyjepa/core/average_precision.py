@@ -124,6 +124,9 @@ def precisions(frames: Sequence[Matched]) -> Float[np.ndarray, " 41"]:
 def average_precision(frames: Sequence[Matched], places: int = 40) -> float:
     """Mean precision, 0 to 1, over 40 places of recall (without 0) or the older 11 (with it); NaN if no truth.
 
+    As the benchmark counts, n objects allow n thresholds: of fewer than 41 even perfect detections fall short
+    of 1.
+
     Raises:
         ValueError: another number of places.
     """

@@ -12,6 +12,8 @@ from jaxtyping import Bool, Float
 __all__ = ["corners", "inside", "intersections", "overlaps"]
 
 Boxes = Float[np.ndarray, "boxes 7"]
+First = Float[np.ndarray, "first 7"]
+Second = Float[np.ndarray, "second 7"]
 Pairs = Float[np.ndarray, "first second"]
 
 EDGE = 1e-9  # metres by which a point on an edge may lie outside
@@ -40,7 +42,7 @@ def inside(points: Float[np.ndarray, "points columns"], boxes: Boxes) -> Bool[np
     )
 
 
-def intersections(first: Boxes, second: Boxes) -> Pairs:
+def intersections(first: First, second: Second) -> Pairs:
     """Areas in square metres that each pair of boxes shares, seen from above.
 
     What two rectangles share is convex, and its corners are corners of one within the other, or places where
@@ -95,7 +97,7 @@ def _crossings(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return places.reshape(*places.shape[:2], 16, 2), crossed.reshape(*crossed.shape[:2], 16)
 
 
-def overlaps(first: Boxes, second: Boxes, solid: bool = True) -> Pairs:
+def overlaps(first: First, second: Second, solid: bool = True) -> Pairs:
     """Intersection over union of each pair of boxes, 0 to 1.
 
     Args:

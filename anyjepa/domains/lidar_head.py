@@ -134,7 +134,7 @@ def centre_goals(
     classes: Sequence[Int[np.ndarray, " objects"]],
     detector: CentreDetector,
 ) -> Goals:
-    """What a detector should say of frames in which objects are marked; those out of range are left out."""
+    """What a detector should say of frames in which objects are marked; those out of range, or of class -1, are left out."""
     grid, kinds = detector.grid, len(detector.sizes)
     rows, columns = grid.shape
     heat = np.zeros((len(boxes), kinds, rows, columns), np.float32)
@@ -144,7 +144,7 @@ def centre_goals(
     down, across = np.mgrid[:rows, :columns]
     for frame, (marked, kind) in enumerate(zip(boxes, classes, strict=True)):
         inside = ((marked[:, :2] >= grid.low[:2]) & (marked[:, :2] < grid.high[:2])).all(axis=1)
-        for place, at in enumerate(np.flatnonzero(inside)[:MOST]):
+        for place, at in enumerate(np.flatnonzero(inside & (kind >= 0))[:MOST]):
             box, own = marked[at], kind[at]
             x, y = ((box[axis] - grid.low[axis]) / grid.cell[axis] for axis in (0, 1))
             column, row = min(int(x), columns - 1), min(int(y), rows - 1)

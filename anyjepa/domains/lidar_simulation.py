@@ -39,7 +39,7 @@ class _Scene:
     boxes: list[tuple[float, ...]]
     names: list[str]
 
-    def wall(self, x: float, y: float, length: float, width: float, height: float, angle: float = 0) -> None:
+    def wall(self, x: float, y: float, length: float, width: float, height: float, angle: float = 0.0) -> None:
         shine = self.random.uniform(0.2, 0.5)
         self.solids.append((x, y, 0.0, length, width, height, angle, shine, -1))
 
@@ -74,7 +74,7 @@ def _street(scene: _Scene, random: np.random.Generator) -> None:
         x = random.uniform(-4, 0)
         while x < 45:
             long = random.uniform(6, 14)
-            scene.wall(x + long / 2, kerb + side * (3.5 + random.uniform(0, 1.5)), long, 3, random.uniform(4, 9))
+            scene.wall(x + long / 2, kerb + side * (3.5 + random.uniform(0, 1.5)), long, 3.0, random.uniform(4, 9))
             x += long + random.uniform(0, 2)
         for x in np.arange(4 + random.uniform(0, 4), 42, 6.0):
             if random.random() < 0.6:
@@ -89,8 +89,8 @@ def _crossing(scene: _Scene, random: np.random.Generator) -> None:
     middle, half = random.uniform(16, 24), random.uniform(6, 8)
     for side in (-1, 1):
         far = side * (random.uniform(7, 9) + 8)
-        scene.wall((middle - half) / 2 - 2, far, middle - half, 14, random.uniform(4, 9))
-        scene.wall(middle + half + 10, far, 20, 14, random.uniform(4, 9))
+        scene.wall((middle - half) / 2 - 2, far, middle - half, 14.0, random.uniform(4, 9))
+        scene.wall(middle + half + 10, far, 20.0, 14.0, random.uniform(4, 9))
         for _ in range(random.integers(0, 3)):
             scene.thing("Pedestrian", middle - half + random.uniform(-1, 1), side * random.uniform(4, 7), 0.0)
     for y in np.arange(-18 + random.uniform(0, 4), 18, 7.0):
@@ -109,15 +109,15 @@ def _car_park(scene: _Scene, random: np.random.Generator) -> None:
     for _ in range(random.integers(0, 4)):
         scene.thing("Pedestrian", random.uniform(5, 30), random.uniform(-12, 12), random.uniform(-3, 3))
     if random.random() < 0.5:
-        scene.wall(42, 0, 1, 40, random.uniform(2, 6))
+        scene.wall(42.0, 0.0, 1.0, 40.0, random.uniform(2, 6))
 
 
 def _highway(scene: _Scene, random: np.random.Generator) -> None:
     lanes = (-5.2, -1.7, 1.7, 5.2)
     for side in (-1, 1):
-        scene.wall(20, side * random.uniform(8, 9), 52, 0.3, random.uniform(0.8, 1.1))
+        scene.wall(20.0, side * random.uniform(8, 9), 52.0, 0.3, random.uniform(0.8, 1.1))
         if random.random() < 0.5:
-            scene.wall(20, side * random.uniform(13, 18), 52, 0.5, random.uniform(3, 5))
+            scene.wall(20.0, side * random.uniform(13, 18), 52.0, 0.5, random.uniform(3, 5))
     for lane in lanes:
         for x in np.arange(6 + random.uniform(0, 10), 42, 14.0):
             draw = random.random()

@@ -208,9 +208,10 @@ class MapPrediction(Method):
     def masks(self, batch: Batch, context: Context) -> Masks:
         """What is seen or told, and as two targets the hidden cells with and without points."""
         cells = self.hidden(self.encoder.occupied(batch), context.generator)
+        hidden = torch.stack([cells.wanted, cells.void], dim=1)
         return Masks(
-            _listed(cells.seen | cells.told, self.grid.cells),
-            torch.stack([_listed(part, self.grid.cells) for part in (cells.wanted, cells.void)], dim=1),
+            _listed(cells.seen | cells.told),
+            _listed(hidden.flatten(0, 1)).unflatten(0, (-1, 2)),
             torch.zeros_like(cells.seen[:, 0]),
         )
 
@@ -269,8 +270,8 @@ def _pooled(values: Float[Tensor, "frames cells width"], counted: Cells) -> Floa
     return torch.cat([(values * weight).sum(dim=1) / count.clamp(min=1), largest], dim=1)
 
 
-def _listed(chosen: Cells, cells: int) -> Tensor:
-    """(frames, most) numbers of the chosen cells, the last one repeated; of a frame with none, all cells' first."""
+def _listed(chosen: Bool[Tensor, "sets cells"]) -> Tensor:
+    """(sets, most) numbers of the chosen cells, the last one repeated; of an empty set the first of all."""
     most = max(1, int(chosen.sum(dim=1).max()))
     order = chosen.int().argsort(dim=1, descending=True, stable=True)[:, :most]
     last = (chosen.sum(dim=1, keepdim=True) - 1).clamp(min=0)
