@@ -122,7 +122,7 @@ def precisions(frames: Sequence[Matched]) -> Float[np.ndarray, " 41"]:
 
 
 def average_precision(frames: Sequence[Matched], places: int = 40) -> float:
-    """Mean precision, 0 to 1, over 40 places of recall (without 0) or the older 11 (with it); NaN if no truth.
+    """Mean precision, 0 to 1, over 40 places of recall (without 0) or 11 (with it); NaN if there is no truth.
 
     As the benchmark counts, n objects allow n thresholds: of fewer than 41 even perfect detections fall short
     of 1.

@@ -31,7 +31,9 @@ def framed(batch: dict[str, Tensor], index: int) -> tuple[np.ndarray, np.ndarray
     return points, boxes[np.isfinite(boxes).all(axis=1)]
 
 
-def drawn_frame(points: np.ndarray, boxes: np.ndarray, facts: dict, colours: Tensor | None = None) -> np.ndarray:
+def drawn_frame(
+    points: np.ndarray, boxes: np.ndarray, facts: dict, colours: Tensor | None = None
+) -> np.ndarray:
     """(h, w, 3) uint8 picture of a frame; see `Lidar.picture`.
 
     Args:
@@ -97,9 +99,7 @@ def _line(picture: np.ndarray, ring: np.ndarray, high: np.ndarray, scale: float)
         picture[down[seen], across[seen]] = BOX
 
 
-def figure_of_frame(
-    points: np.ndarray, boxes: np.ndarray, facts: dict, colours: Tensor | None = None
-) -> str:
+def figure_of_frame(points: np.ndarray, boxes: np.ndarray, facts: dict, colours: Tensor | None = None) -> str:
     """The same as SVG: boxes as outlines with their forward end marked, and how many metres the sides are."""
     pixels = drawn_frame(points, boxes[:0], facts, colours)
     file = io.BytesIO()
@@ -120,7 +120,9 @@ def figure_of_frame(
         row = (high[0] - metres) * scale
         if 8 < row < tall - 4:
             ticks.append(f'<text x="2" y="{row + 3:.1f}">{metres:.0f} m</text>')
-    words = html.escape(f"{high[1] - low[1]:.0f} m across, {high[0] - low[0]:.0f} m ahead, {len(boxes)} boxes")
+    words = html.escape(
+        f"{high[1] - low[1]:.0f} m across, {high[0] - low[0]:.0f} m ahead, {len(boxes)} boxes"
+    )
     return (
         f'<svg viewBox="0 0 {wide} {tall}" style="display:block;width:100%;border-radius:6px" role="img" '
         f'aria-label="{words}"><title>{words}</title>'

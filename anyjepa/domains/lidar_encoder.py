@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -88,7 +90,7 @@ class PillarEncoder(MapEncoder):
         super().__init__(grid, widths[-1], scale)
         self.point = nn.Linear(self.told, widths[0])
         layers = []
-        for before, after in zip(widths[:-1], widths[1:], strict=True):
+        for before, after in itertools.pairwise(widths):
             for number in range(depth):
                 layers.append(
                     nn.Conv2d(after if number else before, after, 3, 1 if number else 2, 1, bias=False)
@@ -178,8 +180,8 @@ class VoxelEncoder(MapEncoder):
         plan = [(4, first, False), (first, first, False)]
         for before, after in ((first, second), (second, third), (third, fourth)):
             plan += [(before, after, True), (after, after, False), (after, after, False)]
-        self_depth = grid.voxels[2] + 1  # one more than there are, as published
-        depth = self_depth
+        high = grid.voxels[2] + 1  # one more than there are, as published
+        depth = high
         layers = []
         for number, (before, after, strided) in enumerate(plan):
             # the third halving has no padding along the height
@@ -193,7 +195,7 @@ class VoxelEncoder(MapEncoder):
         layers.append(SparseConvolution(fourth, last, (3, 1, 1), (2, 1, 1)))
         depth = (depth - 3) // 2 + 1
         super().__init__(grid, max(depth, 0) * last, scale)
-        self.depth, self.rectified, self.backend = self_depth, rectified, backend
+        self.depth, self.rectified, self.backend = high, rectified, backend
         self.layers = nn.ModuleList(layers)
         self.norms = nn.ModuleList(
             RowNorm(layer.weight.shape[0], eps=1e-3, momentum=0.01) for layer in layers
@@ -233,7 +235,9 @@ class VoxelEncoder(MapEncoder):
             outputs, *kernel, inputs = layer.weight.shape
             if layer.stride is None:
                 # layers on the same cells share what was found out about neighbours
-                same = library.SubMConv3d(inputs, outputs, kernel, bias=False, indice_key=f"{x.spatial_shape}")
+                same = library.SubMConv3d(
+                    inputs, outputs, kernel, bias=False, indice_key=f"{x.spatial_shape}"
+                )
             else:
                 same = library.SparseConv3d(
                     inputs, outputs, kernel, list(layer.stride), list(layer.padding), bias=False

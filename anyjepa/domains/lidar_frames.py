@@ -1,4 +1,4 @@
-"""LiDAR frames of one source: points about the sensor, and what is marked in them, read only when asked for."""
+"""LiDAR frames of one source, and what is marked in them: read only when asked for."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ class LidarSamples:
             the scene where it is simulated, else the objects.
         groups: (n,) of frames of one drive; None where unknown.
         problems: what was damaged when the source was opened.
-        drawing: the range and the cells that a recipe wants drawn, which are not data but kept with its facts.
+        drawing: the range and cells that a recipe wants drawn: no data, but kept with its facts.
     """
 
     def __init__(
@@ -242,7 +242,9 @@ class LidarSamples:
         found = self.store.objects(int(index)) if isinstance(self.store, FileFrames | Simulated) else None
         if found is None:
             if not self.marked:
-                raise UserError(f"no objects are marked in {self.source}: put KITTI's label_2 beside velodyne.")
+                raise UserError(
+                    f"no objects are marked in {self.source}: put KITTI's label_2 beside velodyne."
+                )
             raise BadSample(self.identity(index), "has no labels")
         if self.forward == "y":
             boxes = found.boxes.copy()
@@ -299,4 +301,3 @@ class LidarSamples:
         file = io.BytesIO()
         np.save(file, self.store.decode(int(index)), allow_pickle=False)
         return "npy", file.getvalue()
-

@@ -58,7 +58,10 @@ class Grid:
 
     @property
     def _exact(self) -> list[float]:
-        return [(h - l) / v if v > 0 else 0.0 for l, h, v in zip(self.low, self.high, self.voxel, strict=True)]
+        return [
+            (top - bottom) / side if side > 0 else 0.0
+            for bottom, top, side in zip(self.low, self.high, self.voxel, strict=True)
+        ]
 
     @property
     def voxels(self) -> tuple[int, int, int]:
@@ -94,9 +97,7 @@ class Grid:
         voxel = ((points[..., :3] - low) / side).floor()
         inside = present & ((voxel >= 0) & (voxel < bound)).all(dim=2)
         voxel = torch.where(inside.unsqueeze(2), voxel, torch.zeros_like(voxel)).long()
-        row, column = (
-            torch.div(voxel[..., axis], self.stride, rounding_mode="floor") for axis in (1, 0)
-        )
+        row, column = (torch.div(voxel[..., axis], self.stride, rounding_mode="floor") for axis in (1, 0))
         cell = torch.where(inside, row * self.shape[1] + column, self.cells)
         return Placed(voxel, cell, inside)
 

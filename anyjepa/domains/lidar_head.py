@@ -1,4 +1,4 @@
-"""A centre-based detector over a map seen from above (CenterPoint, Yin, Zhou, Krähenbühl 2021, arXiv:2006.11275).
+"""A centre-based detector over a map seen from above (CenterPoint, Yin et al. 2021, arXiv:2006.11275).
 
 Every cell says how likely it holds the middle of an object of each class, and where about its own middle that
 is, how high, how large and how turned. Shapes: B frames, K classes, rows and columns of cells, O objects.
@@ -85,7 +85,9 @@ class RawMap(nn.Module):
             for sign in (1, -1)
         ]  # fmt: skip
         there = cells_with(placed, cells).float().unsqueeze(2)
-        found = torch.cat([there, total[..., :1].log1p(), total[..., 1:] / count, torch.stack(ends, 2) * there], 2)
+        found = torch.cat(
+            [there, total[..., :1].log1p(), total[..., 1:] / count, torch.stack(ends, 2) * there], 2
+        )
         return found.transpose(1, 2).unflatten(2, self.grid.shape)
 
 
@@ -134,7 +136,7 @@ def centre_goals(
     classes: Sequence[Int[np.ndarray, " objects"]],
     detector: CentreDetector,
 ) -> Goals:
-    """What a detector should say of frames in which objects are marked; those out of range, or of class -1, are left out."""
+    """What a detector should say of marked frames; objects out of range or of class -1 are left out."""
     grid, kinds = detector.grid, len(detector.sizes)
     rows, columns = grid.shape
     heat = np.zeros((len(boxes), kinds, rows, columns), np.float32)

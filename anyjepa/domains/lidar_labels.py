@@ -1,4 +1,4 @@
-"""Boxes around objects of a LiDAR frame, and the calibration they are written in: KITTI's text files, and plain ones."""
+"""Boxes around objects of a LiDAR frame, and calibration: KITTI's text files, and plain ones."""
 
 from __future__ import annotations
 

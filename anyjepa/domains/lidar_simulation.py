@@ -39,7 +39,9 @@ class _Scene:
     boxes: list[tuple[float, ...]]
     names: list[str]
 
-    def wall(self, x: float, y: float, length: float, width: float, height: float, angle: float = 0.0) -> None:
+    def wall(
+        self, x: float, y: float, length: float, width: float, height: float, angle: float = 0.0
+    ) -> None:
         shine = self.random.uniform(0.2, 0.5)
         self.solids.append((x, y, 0.0, length, width, height, angle, shine, -1))
 
@@ -47,9 +49,7 @@ class _Scene:
         """An object; of a car a cabin stands on the body, and a truck's is set off from its load."""
         if x < 3 and abs(y) < 3:
             return  # where the sensor is
-        length, width, height, shine = (
-            part * self.random.uniform(0.9, 1.1) for part in SIZES[name]
-        )
+        length, width, height, shine = (part * self.random.uniform(0.9, 1.1) for part in SIZES[name])
         number = len(self.names)
         self.names.append(name)
         angle += self.random.normal(0, 0.04)
@@ -74,7 +74,9 @@ def _street(scene: _Scene, random: np.random.Generator) -> None:
         x = random.uniform(-4, 0)
         while x < 45:
             long = random.uniform(6, 14)
-            scene.wall(x + long / 2, kerb + side * (3.5 + random.uniform(0, 1.5)), long, 3.0, random.uniform(4, 9))
+            scene.wall(
+                x + long / 2, kerb + side * (3.5 + random.uniform(0, 1.5)), long, 3.0, random.uniform(4, 9)
+            )
             x += long + random.uniform(0, 2)
         for x in np.arange(4 + random.uniform(0, 4), 42, 6.0):
             if random.random() < 0.6:
@@ -133,7 +135,9 @@ def _field(scene: _Scene, random: np.random.Generator) -> None:
             scene.wall(*place, thick, thick, random.uniform(3, 6))
     for _ in range(random.integers(3, 9)):
         place = random.uniform(6, 42), random.choice([-1, 1]) * random.uniform(5, 19)
-        scene.wall(*place, random.uniform(1, 3), random.uniform(1, 3), random.uniform(0.5, 1.8), random.uniform(0, 3))
+        scene.wall(
+            *place, random.uniform(1, 3), random.uniform(1, 3), random.uniform(0.5, 1.8), random.uniform(0, 3)
+        )
     _some(scene, random, "Car", 0.6, (8, 38), (1.2, 2.5), np.pi)
     _some(scene, random, "Cyclist", 0.6, (6, 34), (-3.2, -2.4), 0.0)
     _some(scene, random, "Pedestrian", 0.5, (5, 25), (-8, 8), 0.0)
@@ -158,9 +162,7 @@ def _rays() -> np.ndarray:
     return np.stack([np.cos(beam) * np.cos(turn), np.cos(beam) * np.sin(turn), np.sin(beam)], axis=1)
 
 
-def cast(
-    solids: np.ndarray, beams: np.ndarray, turns: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def cast(solids: np.ndarray, beams: np.ndarray, turns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """How far rays go until they meet the nearest solid, inf where none, and which that is (-1: none).
 
     What a ray meets seen from above depends on its turn alone, and on its beam only how high it then is.

@@ -1,4 +1,4 @@
-"""From what a person types to LiDAR frames: KITTI's folders, other scans, arrays, packs and simulated ones."""
+"""From what a person types to LiDAR frames: KITTI's folders, other scans, arrays, packs, simulated ones."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ def open_lidar(
         "drawing": {name: asked[name] for name in ("range", "cells") if name in asked},
     }  # fmt: skip
     if isinstance(source, np.ndarray):
-        return LidarSamples("an array", ArrayClouds(_set(source, "the array")), "frames in an array", **options)
+        return LidarSamples(
+            "an array", ArrayClouds(_set(source, "the array")), "frames in an array", **options
+        )
     typed = os.fspath(source)
     if typed == SIMULATED:
         return LidarSamples(typed, Simulated(split), "simulated LiDAR frames", **options)

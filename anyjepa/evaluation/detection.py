@@ -1,4 +1,4 @@
-"""Detection of objects in LiDAR frames: a centre-based detector fine-tuned from an encoder, and its precision."""
+"""Detection of objects in LiDAR frames: a centre-based detector fine-tuned from an encoder, scored."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def detection_probe(
     draws: int | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Fine-tune a detector on the training side from the run's weights, from random ones, and without encoder.
+    """Fine-tune a detector from the run's weights, from random ones, and without an encoder.
 
     The value is the mean over classes of the average precision of boxes in space, over 40 places of recall:
     a hit overlaps by more than 0.7 of cars and trucks, 0.5 of others. Where a camera says how objects are
@@ -166,13 +166,16 @@ def _once(
         low, high = np.nanpercentile(apart, [2.5, 97.5])
         result[f"gain_over_{other}"] = [values["trained"] - values[other], float(low), float(high)]
     by_class = {
-        name: {kind: average_precision(main[kind][place]) for kind in KINDS} for place, name in enumerate(names)
+        name: {kind: average_precision(main[kind][place]) for kind in KINDS}
+        for place, name in enumerate(names)
     }
+    further = {
+        name: {kind: _mean(one[kind]) for kind in KINDS} for name, one in measures.items() if name != "ap_3d"
+    }
+    further["ap_3d_11"] = {kind: _mean(main[kind], 11) for kind in KINDS}
     return {
         **result,
-        "metrics": {
-            name: {kind: _mean(one[kind]) for kind in KINDS} for name, one in measures.items() if name != "ap_3d"
-        } | {"ap_3d_11": {kind: _mean(main[kind], 11) for kind in KINDS}},
+        "metrics": further,
         "class_ap": {name: {k: v for k, v in row.items() if v == v} for name, row in by_class.items()},
         "train": len(train[1].rows), "test": len(frames.rows), "classes": len(names),
         "chosen": {"epochs": settings.epochs, "learning_rate": settings.tune_learning_rate},

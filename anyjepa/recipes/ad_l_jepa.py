@@ -1,4 +1,4 @@
-"""AD-L-JEPA: predict the embeddings of hidden cells of a LiDAR frame seen from above, empty ones among them."""
+"""AD-L-JEPA: predict the embeddings of hidden cells of LiDAR frames seen from above, empty ones too."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class AdLJepa(Recipe):
 
     The defaults are the released configuration for KITTI: 70.4 x 80 x 4 m before the car, voxels of 5 x 5 x
     10 cm, sparse convolutions of 711,872 parameters, 30 epochs of 16 frames, what no camera sees left out.
-    Sparse convolutions are our own, on any device; spconv is used on a GPU where it is installed (``--backend``).
+    Sparse convolutions are our own, on any device; spconv is used on a GPU if installed.
     Ours, and why:
 
     - The released optimiser never reaches the two tokens; here they learn (``--tokens fixed`` holds them).
@@ -47,7 +47,7 @@ class AdLJepa(Recipe):
     - A voxel is the mean of all of its points, not of the first five, and frames keep all voxels.
     - Adam's first beta stays where it is (released: 0.95 to 0.85 and back).
 
-    ``--rectified false`` leaves the last layers of encoder and predictor linear: what ends in ReLU cannot come
+    ``--rectified false`` leaves the last layers of encoder and predictor linear: what ends in ReLU comes no
     nearer than 45 degrees to a random token, and its hinge hardly ever closes. ``--target full`` lets the
     teacher see the whole frame, as in I-JEPA. ``--encoder pillars`` cuts columns instead of voxels, into a
     small convolutional network whose shapes are static: what ``tiny`` uses, and what suits a CPU.
@@ -100,7 +100,9 @@ class AdLJepa(Recipe):
     low: tuple[float, float, float] = (0.0, -40.0, -3.0)  # least x, y and z in metres that count
     high: tuple[float, float, float] = (70.4, 40.0, 1.0)  # largest x, y and z
     voxel: tuple[float, float, float] = (0.05, 0.05, 0.1)  # sides of a voxel in metres
-    forward: Literal["x", "y"] = "x"  # axis of the source that points forward; of y, x points right (nuScenes)
+    forward: Literal["x", "y"] = (
+        "x"  # axis of the source that points forward; of y, x points right (nuScenes)
+    )
     camera: bool = True  # leave out what no camera sees, where calibration lies beside the frames
     columns: int = 0  # numbers of a point in .bin files; 0 for 5 in .pcd.bin files and 4 in others
     points: int = 65_536  # of a frame at most; of more, some are drawn

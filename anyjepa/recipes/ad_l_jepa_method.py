@@ -80,9 +80,7 @@ def _of_all(values: Tensor) -> tuple[Tensor, slice]:
     return torch.cat(parts), slice(rank * len(values), (rank + 1) * len(values))
 
 
-def missing_deviation(
-    vectors: Float[Tensor, "frames cells width"], counted: Cells
-) -> Float[Tensor, ""]:
+def missing_deviation(vectors: Float[Tensor, "frames cells width"], counted: Cells) -> Float[Tensor, ""]:
     """Mean over frames and channels of max(0, 1/sqrt(width) - deviation over a frame's counted cells).
 
     The deviation is sqrt(unbiased variance + 1e-4). 1/sqrt(width) is that of directions all over the sphere.
@@ -144,7 +142,7 @@ class MapPrediction(Method):
         return draw_cells(occupied, recipe.hidden, generator, recipe.masks == "batch", recipe.hide_empty)
 
     def context(self, batch: Batch, cells: Hidden) -> Float[Tensor, "frames cells width"]:
-        """Directions that the predictor begins with: encoded cells, empty tokens, and mask tokens elsewhere."""
+        """Directions that the predictor begins with: encoded cells, empty tokens, elsewhere mask tokens."""
         found = _rows(self.encoder(batch, cells.seen))
         mask, empty = (token.to(found.dtype) for token in (self.mask_token, self.empty_token))
         found = torch.where(cells.seen.unsqueeze(2), found, mask)
@@ -284,7 +282,7 @@ def _area(scores: Tensor, truth: Tensor) -> float:
     hits, misses = int(truth.sum()), int((~truth).sum())
     if not hits or not misses:
         return 0.5
-    values, number, counts = scores.double().unique(return_inverse=True, return_counts=True)
+    _, number, counts = scores.double().unique(return_inverse=True, return_counts=True)
     # of equal scores each has the mean of their ranks
     ranks = (counts.cumsum(0) - (counts - 1) / 2)[number]
     return float((ranks[truth].sum() - hits * (hits + 1) / 2) / (hits * misses))

@@ -34,7 +34,7 @@ def test_half_of_the_objects_found_without_a_false_alarm():
 
 
 def test_a_false_alarm_above_every_hit_lowers_precision_everywhere():
-    """At the first of 80 hits precision is 1/2, at the last 80/81: later precision counts at earlier recall."""
+    """At the first of 80 hits precision is 1/2, at the last 80/81: what is had later counts earlier."""
     frames = [frame([[1.0]], [score]) for score in np.linspace(0.9, 0.1, 80)]
     frames.append(frame(np.zeros((1, 0)), [0.99]))
     found = precisions(frames)
@@ -139,4 +139,4 @@ def plain(overlap, scores, hidden, small, limit):
 def test_precision_never_rises_with_recall_and_stays_a_share(frames):
     found = precisions([matched(overlap, scores, 0.5) for overlap, scores, _, _ in frames])
     assert (np.diff(found) <= 1e-12).all()
-    assert 0 <= found.min() and found.max() <= 1
+    assert found.min() >= 0 and found.max() <= 1

@@ -1,4 +1,4 @@
-"""Boxes turned about the vertical: corners, points inside, and overlaps against known answers and sampling."""
+"""Boxes turned about the vertical: corners, points inside, overlaps against known answers and sampling."""
 
 import numpy as np
 import pytest
@@ -82,7 +82,9 @@ def test_shared_area_is_what_counting_points_says(a, b):
     ticks = np.linspace(-8, 8, 161)
     x, y = (part.ravel() for part in np.meshgrid(ticks, ticks))
     flat = np.stack([x, y, 0 * x], axis=1)
-    held = [inside(flat, np.concatenate([one[:, :2], 0 * one[:, :1], one[:, 3:]], axis=1))[0] for one in (a, b)]
+    held = [
+        inside(flat, np.concatenate([one[:, :2], 0 * one[:, :1], one[:, 3:]], axis=1))[0] for one in (a, b)
+    ]
     counted = (held[0] & held[1]).sum() * 0.01
     edge = 2 * (a[0, 3] + a[0, 4] + b[0, 3] + b[0, 4]) * 0.1 * 0.75
     assert intersections(a, b)[0, 0] == pytest.approx(counted, abs=edge)

@@ -1,4 +1,4 @@
-"""LiDAR frames: KITTI's folders with calibration and labels, other scans, simulated ones, and how they are drawn."""
+"""LiDAR frames: KITTI's folders with calibration and labels, other scans, simulated ones, pictures."""
 
 import os
 
@@ -14,7 +14,7 @@ from anyjepa.domains.lidar_drawing import drawn_frame, figure_of_frame
 from anyjepa.domains.lidar_frames import LidarSamples
 from anyjepa.domains.lidar_labels import parse_boxes, parse_calibration, parse_kitti_labels
 from anyjepa.domains.lidar_placing import Change, Variation, batch_of, turned_boxes, turned_points
-from anyjepa.domains.lidar_simulation import SCENES, cast
+from anyjepa.domains.lidar_simulation import SCENES, Simulated, cast
 from anyjepa.domains.lidar_sources import open_lidar
 from anyjepa.domains.sources import NoSplit
 
@@ -25,7 +25,8 @@ P2: 100 0 200 0 0 100 100 0 0 0 1 0
 R0_rect: 1 0 0 0 1 0 0 0 1
 Tr_velo_to_cam: 0 -1 0 0 0 0 -1 0 1 0 0 0
 """
-LABEL = "Car 0.10 1 0.5 10 20 30 60 1.5 1.8 4.0 -2.0 1.7 10.0 0.0\nDontCare -1 -1 -10 1 2 3 4 -1 -1 -1 -1 -1 -1 -10\n"
+LABEL = "Car 0.10 1 0.5 10 20 30 60 1.5 1.8 4.0 -2.0 1.7 10.0 0.0\n"
+LABEL += "DontCare -1 -1 -10 1 2 3 4 -1 -1 -1 -1 -1 -1 -10\n"
 
 
 def points(count=50, columns=4, seed=0):
@@ -41,7 +42,9 @@ def kitti(tmp_path):
     for number in range(3):
         stem = tmp_path / "training"
         (stem / f"velodyne/{number:06d}.bin").write_bytes(points(seed=number).tobytes())
-        (stem / f"label_2/{number:06d}.txt").write_text(LABEL if number else LABEL.replace("Car 0", "Cyclist 0"))
+        (stem / f"label_2/{number:06d}.txt").write_text(
+            LABEL if number else LABEL.replace("Car 0", "Cyclist 0")
+        )
         (stem / f"calib/{number:06d}.txt").write_text(CALIBRATION)
     (tmp_path / "testing/velodyne").mkdir(parents=True)
     (tmp_path / "testing/velodyne/000000.bin").write_bytes(points(seed=9).tobytes())
@@ -161,7 +164,9 @@ def test_damaged_calibration_is_named(change):
         parse_calibration(CALIBRATION.replace(*change), "one")
 
 
-@pytest.mark.parametrize("change", [Change(), Change(True), Change(False, True), Change(True, True, 0.7, 1.1)])
+@pytest.mark.parametrize(
+    "change", [Change(), Change(True), Change(False, True), Change(True, True, 0.7, 1.1)]
+)
 def test_boxes_move_with_their_points(change):
     boxes = np.array([[5.0, 2, 0, 4, 2, 2, 0.4]], np.float32)
     cloud = np.random.default_rng(0).uniform([2, -1, -2, 0], [8, 5, 2, 1], (500, 4)).astype(np.float32)
@@ -208,7 +213,7 @@ def test_simulated_frames_are_always_the_same_with_objects_where_points_are():
     assert samples.classes == SCENES and len(samples) == 240
     for index in range(5):
         frame, objects = samples.read(index), samples.objects(index)
-        grown = objects.boxes.astype(float) + [0, 0, 0, 0.2, 0.2, 0.2, 0]
+        grown = objects.boxes + np.array([0, 0, 0, 0.2, 0.2, 0.2, 0])
         assert (inside(frame.astype(float), grown).sum(axis=1) >= 5).all()
         assert np.median(frame[:, 2]) == pytest.approx(-1.73, abs=0.3) or objects.names
     with pytest.raises(NoSplit):
@@ -218,8 +223,8 @@ def test_simulated_frames_are_always_the_same_with_objects_where_points_are():
 
 
 def test_objects_as_labels_of_simulated_frames(monkeypatch):
+    monkeypatch.setattr(Simulated, "__len__", lambda _: 5)
     samples = LIDAR.open("synthetic-lidar", labels="objects")
-    monkeypatch.setattr(type(samples.store), "__len__", lambda _: 5)
     assert samples.classes == ["Car", "Pedestrian", "Truck"] and samples.labels.shape == (5, 3)
     with pytest.raises(UserError, match="--labels objects"):
         LIDAR.open(points()[None], labels="scene")
@@ -257,7 +262,9 @@ def test_a_frame_is_drawn_from_above_with_forward_up_and_left_on_the_left():
     bright = np.argwhere((picture != picture[120, 120]).any(axis=2))
     assert len(bright) == 2 and (bright[0] < 20).all() and (bright[1] > 120).all()
     colours = torch.full((4, 3), torch.nan)
-    colours[2] = torch.tensor([1.0, 0.0, 0.0])  # the second row is the left one, its first column the near one
+    colours[2] = torch.tensor(
+        [1.0, 0.0, 0.0]
+    )  # the second row is the left one, its first column the near one
     shaded = drawn_frame(place, none, facts, colours)
     changed = np.argwhere((shaded != picture).any(axis=2))
     assert changed[:, 0].min() >= 119 and changed[:, 1].max() <= 120
@@ -274,7 +281,7 @@ def test_boxes_are_for_pictures_alone(kitti):
 
 
 def test_real_frames(data_folder):
-    """The labels' own heights in the image are those of the boxes after going to the sensor's metres and back."""
+    """Labels say how high boxes are in the image: so are ours, in the sensor's metres and back."""
     samples = LIDAR.open(str(data_folder("kitti_object3")))
     assert isinstance(samples, LidarSamples)
     assert samples.classes == ["Car", "Cyclist", "Misc", "Pedestrian", "Truck"]

@@ -219,7 +219,10 @@ def test_embeddings_do_not_depend_on_the_order_of_points():
     order = torch.randperm(300, generator=torch.Generator().manual_seed(1))
     other = {name: value[:, order] for name, value in batch.items()}
     assert torch.allclose(method.embed(batch), method.embed(other), atol=1e-5)
-    more = functional.pad(batch["points"], (0, 0, 0, 50), value=3.0), functional.pad(batch["present"], (0, 50))
+    more = (
+        functional.pad(batch["points"], (0, 0, 0, 50), value=3.0),
+        functional.pad(batch["present"], (0, 50)),
+    )
     longer = dict(zip(("points", "present"), more, strict=True))
     assert torch.allclose(method.embed(batch), method.embed(longer), atol=1e-5)
 
