@@ -18,7 +18,7 @@ SIDE = 240  # pixels of the longer side
 BACKGROUND = (20, 23, 28)
 BOX = (255, 196, 0)
 # dark blue on the ground to yellow above, evenly lighter
-HEIGHT = np.array([[62, 74, 137], [49, 130, 142], [86, 190, 116], [253, 231, 37]], np.float64)
+HEIGHT = np.array([[84, 104, 190], [62, 158, 178], [104, 212, 132], [253, 231, 37]], np.float64)
 SHADE = 0.45  # of a cell's colour over what is there
 FLOOR, CEILING = 0.02, 0.98  # quantiles of the heights that the colours reach over
 
@@ -59,7 +59,12 @@ def drawn_frame(
         level = np.clip((points[:, 2] - bottom) / max(top - bottom, 1e-6), 0, 1) * (len(HEIGHT) - 1)
         paint = np.stack([np.interp(level, range(len(HEIGHT)), HEIGHT[:, axis]) for axis in range(3)], axis=1)
         # of points on one pixel the last, which is the highest, stays
-        picture[down[seen], across[seen]] = paint[seen]
+        for lower, further in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            rows, columns = (
+                np.minimum(down[seen] + lower, tall - 1),
+                np.minimum(across[seen] + further, wide - 1),
+            )
+            picture[rows, columns] = paint[seen]
     for ring in corners(boxes.astype(np.float64)):
         _line(picture, ring, high, scale)
     return np.rint(picture).clip(0, 255).astype(np.uint8)
@@ -124,8 +129,8 @@ def figure_of_frame(points: np.ndarray, boxes: np.ndarray, facts: dict, colours:
         f"{high[1] - low[1]:.0f} m across, {high[0] - low[0]:.0f} m ahead, {len(boxes)} boxes"
     )
     return (
-        f'<svg viewBox="0 0 {wide} {tall}" style="display:block;width:100%;border-radius:6px" role="img" '
-        f'aria-label="{words}"><title>{words}</title>'
+        f'<svg viewBox="0 0 {wide} {tall}" style="display:block;width:100%;overflow:hidden;border-radius:6px" '
+        f'role="img" aria-label="{words}"><title>{words}</title>'
         f'<image href="data:image/png;base64,{data}" width="{wide}" height="{tall}" '
         'style="image-rendering:pixelated"/>'
         f'<g fill="none" stroke="#ffc400" stroke-width="1.2">{"".join(shapes)}</g>'

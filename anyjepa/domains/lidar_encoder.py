@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from anyjepa.core.errors import require
+from anyjepa.core.errors import UserError
 from anyjepa.core.method import Batch
 from anyjepa.core.sparse import Cells, SparseConvolution, mean_of_cells
 from anyjepa.domains.lidar_grid import Grid, cells_with
@@ -228,7 +231,7 @@ class VoxelEncoder(MapEncoder):
 
     def _by_spconv(self, cells: Cells, values: Tensor) -> Float[Tensor, "n width depth rows columns"]:
         """The same by spconv, whose weights are laid out as ours."""
-        library = require("spconv.pytorch", "lidar")
+        library = _spconv()
         x = library.SparseConvTensor(values, cells.places().int(), list(cells.shape), cells.batch)
         for number, (layer, norm) in enumerate(zip(self.layers, self.norms, strict=True)):
             assert isinstance(layer, SparseConvolution)
@@ -251,6 +254,15 @@ class VoxelEncoder(MapEncoder):
 
 
 def _has_spconv() -> bool:
-    from importlib.util import find_spec
-
     return find_spec("spconv") is not None
+
+
+def _spconv() -> ModuleType:
+    """No extra installs it: its wheels are named after versions of CUDA."""
+    try:
+        return import_module("spconv.pytorch")
+    except (ImportError, OSError, RuntimeError) as problem:
+        raise UserError(
+            "--backend spconv needs that library: pip install spconv-cu126, or as your CUDA is called "
+            f"({type(problem).__name__}: {problem})."
+        ) from problem

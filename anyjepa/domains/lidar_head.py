@@ -132,8 +132,8 @@ class CentreDetector(nn.Module):
 
 
 def centre_goals(
-    boxes: Sequence[Float[np.ndarray, "objects 7"]],
-    classes: Sequence[Int[np.ndarray, " objects"]],
+    boxes: Sequence[Float[np.ndarray, "_ 7"]],
+    classes: Sequence[Int[np.ndarray, " _"]],
     detector: CentreDetector,
 ) -> Goals:
     """What a detector should say of marked frames; objects out of range or of class -1 are left out."""

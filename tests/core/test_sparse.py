@@ -34,7 +34,8 @@ def test_a_submanifold_convolution_is_the_dense_one_at_occupied_cells(seed, shar
 @given(
     st.integers(0, 20),
     st.sampled_from([
-        ((3, 3, 3), (2, 2, 2), (1, 1, 1)), ((3, 3, 3), (2, 2, 2), (0, 1, 1)), ((3, 1, 1), (2, 1, 1), (0, 0, 0))
+        ((3, 3, 3), (2, 2, 2), (1, 1, 1)),
+        ((3, 3, 3), (2, 2, 2), (0, 1, 1)), ((3, 1, 1), (2, 1, 1), (0, 0, 0)),
     ]),
 )  # fmt: skip
 def test_a_strided_convolution_is_the_dense_one_and_occupied_where_its_kernel_meets_anything(seed, how):

@@ -260,7 +260,7 @@ def test_a_frame_is_drawn_from_above_with_forward_up_and_left_on_the_left():
     none = np.zeros((0, 7))
     picture = drawn_frame(place, none, facts)
     bright = np.argwhere((picture != picture[120, 120]).any(axis=2))
-    assert len(bright) == 2 and (bright[0] < 20).all() and (bright[1] > 120).all()
+    assert len(bright) == 8 and (bright[:4] < 20).all() and (bright[4:] > 120).all()
     colours = torch.full((4, 3), torch.nan)
     colours[2] = torch.tensor(
         [1.0, 0.0, 0.0]
