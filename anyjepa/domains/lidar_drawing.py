@@ -129,7 +129,7 @@ def figure_of_frame(points: np.ndarray, boxes: np.ndarray, facts: dict, colours:
         f"{high[1] - low[1]:.0f} m across, {high[0] - low[0]:.0f} m ahead, {len(boxes)} boxes"
     )
     return (
-        f'<svg viewBox="0 0 {wide} {tall}" style="display:block;width:100%;overflow:hidden;border-radius:6px" '
+        f'<svg viewBox="0 0 {wide} {tall}" style="width:100%;overflow:hidden;border-radius:6px" '
         f'role="img" aria-label="{words}"><title>{words}</title>'
         f'<image href="data:image/png;base64,{data}" width="{wide}" height="{tall}" '
         'style="image-rendering:pixelated"/>'

@@ -111,9 +111,9 @@ class PillarEncoder(MapEncoder):
         x = self.point(self._said(points, voxel, number, inside, pillars).to(self.point.weight.dtype)).relu()
         x = torch.where(inside.unsqueeze(2), x, torch.zeros_like(x))
         # nothing is below zero, so that zeros stand for pillars without a point
-        whole = x.new_zeros(len(x), pillars + 1, x.shape[2])
+        whole = x.new_zeros(x.shape[0], pillars + 1, x.shape[2])
         whole = whole.scatter_reduce(1, number.unsqueeze(2).expand_as(x), x, "amax")
-        there = torch.zeros_like(number, dtype=x.dtype).new_zeros(len(x), pillars + 1)
+        there = torch.zeros_like(number, dtype=x.dtype).new_zeros(x.shape[0], pillars + 1)
         there = there.scatter(1, number, 1.0)[:, :pillars].view(-1, 1, rows, columns)
         x = whole[:, :pillars].transpose(1, 2).unflatten(2, (rows, columns))
         for place, (layer, norm) in enumerate(zip(self.layers, self.norms, strict=True)):
@@ -134,7 +134,7 @@ class PillarEncoder(MapEncoder):
         )
         known = torch.cat([points[..., :3], torch.ones_like(points[..., :1])], dim=2)
         known = known * inside.unsqueeze(2)
-        total = known.new_zeros(len(known), pillars + 1, 4)
+        total = known.new_zeros(known.shape[0], pillars + 1, 4)
         total = total.scatter_add(1, number.unsqueeze(2).expand_as(known), known)
         own = total.gather(1, number.unsqueeze(2).expand_as(known))
         count = own[..., 3:].clamp(min=1)
