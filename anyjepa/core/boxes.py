@@ -78,7 +78,7 @@ def _within(points: np.ndarray, ring: np.ndarray) -> np.ndarray:
     edge = (np.roll(ring, -1, axis=2) - ring)[:, :, None]
     to = points[:, :, :, None] - ring[:, :, None]
     length = np.maximum(np.hypot(edge[..., 0], edge[..., 1]), 1e-300)
-    return ((edge[..., 0] * to[..., 1] - edge[..., 1] * to[..., 0]) / length >= -EDGE).all(axis=3)
+    return np.asarray(((edge[..., 0] * to[..., 1] - edge[..., 1] * to[..., 0]) / length >= -EDGE).all(axis=3))
 
 
 def _crossings(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

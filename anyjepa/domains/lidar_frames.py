@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import os
 from collections.abc import Mapping, Sequence
@@ -172,7 +171,13 @@ class LidarSamples:
         groups: (n,) of frames of one drive; None where unknown.
         problems: what was damaged when the source was opened.
         drawing: the range and cells that a recipe wants drawn: no data, but kept with its facts.
+
+    Attributes: ``labels`` is (n,) which scene, or (n, classes) which objects are in sight; None where nobody
+    says. ``classes`` are their names.
     """
+
+    labels: np.ndarray | None
+    classes: list[str] | None
 
     def __init__(
         self,
@@ -271,17 +276,11 @@ class LidarSamples:
             table[row] = -1 if part is None else [name in part for name in classes]
         return table, classes
 
-    @functools.cached_property
-    def labels(self) -> np.ndarray | None:
-        """(n,) which scene, or (n, classes) which objects are in sight; None where nobody says."""
-        found, self.classes = self._said()
-        return found
-
-    @functools.cached_property
-    def classes(self) -> list[str] | None:
-        """Names of scenes or of classes of objects."""
-        self.labels, found = self._said()
-        return found
+    def __getattr__(self, name: str) -> Any:
+        if name not in ("labels", "classes"):
+            raise AttributeError(name)
+        self.labels, self.classes = self._said()
+        return self.__dict__[name]
 
     def identity(self, index: int | np.integer) -> str:
         """Relative path, row number, or kind of scene and number."""

@@ -100,9 +100,7 @@ class AdLJepa(Recipe):
     low: tuple[float, float, float] = (0.0, -40.0, -3.0)  # least x, y and z in metres that count
     high: tuple[float, float, float] = (70.4, 40.0, 1.0)  # largest x, y and z
     voxel: tuple[float, float, float] = (0.05, 0.05, 0.1)  # sides of a voxel in metres
-    forward: Literal["x", "y"] = (
-        "x"  # axis of the source that points forward; of y, x points right (nuScenes)
-    )
+    forward: Literal["x", "y"] = "x"  # axis that points forward; of y, x points right (nuScenes)
     camera: bool = True  # leave out what no camera sees, where calibration lies beside the frames
     columns: int = 0  # numbers of a point in .bin files; 0 for 5 in .pcd.bin files and 4 in others
     points: int = 65_536  # of a frame at most; of more, some are drawn
@@ -206,4 +204,4 @@ class AdLJepa(Recipe):
 
     def present(self, samples: list[np.ndarray] | np.ndarray) -> Batch:
         """Frames as they are, cut to the range."""
-        return batch_of(samples, self.low, self.high, self.points)
+        return batch_of(list(samples), self.low, self.high, self.points)
