@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anyjepa.core.boxes import corners, inside, intersections, overlaps
@@ -61,6 +61,7 @@ def test_overlaps_in_space_count_heights():
     assert overlaps(box()[:0], box()).shape == (0, 1)
 
 
+@settings(max_examples=40)
 @given(boxes, boxes, places, places, turns)
 def test_overlap_is_symmetric_bounded_and_does_not_depend_on_where_and_how_one_looks(a, b, x, y, turn):
     value = overlaps(a, b)[0, 0]
@@ -77,6 +78,7 @@ def test_overlap_is_symmetric_bounded_and_does_not_depend_on_where_and_how_one_l
     assert overlaps(*moved)[0, 0] == pytest.approx(value, abs=1e-6)
 
 
+@settings(max_examples=40)
 @given(boxes, boxes)
 def test_shared_area_is_what_counting_points_says(a, b):
     ticks = np.linspace(-8, 8, 161)

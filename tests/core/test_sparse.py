@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
@@ -21,6 +21,7 @@ def dense_weight(layer):
     return layer.weight.permute(0, 4, 1, 2, 3)
 
 
+@settings(max_examples=25)
 @given(st.integers(0, 30), st.sampled_from([0.02, 0.3, 0.9]))
 def test_a_submanifold_convolution_is_the_dense_one_at_occupied_cells(seed, share):
     cells, values = occupied(share=share, seed=seed)
@@ -31,6 +32,7 @@ def test_a_submanifold_convolution_is_the_dense_one_at_occupied_cells(seed, shar
     assert torch.allclose(found, whole.permute(0, 2, 3, 4, 1).flatten(0, 3)[cells.keys])
 
 
+@settings(max_examples=25)
 @given(
     st.integers(0, 20),
     st.sampled_from([
