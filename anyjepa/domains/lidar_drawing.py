@@ -16,7 +16,7 @@ __all__ = ["drawn_frame", "figure_of_frame", "framed"]
 
 SIDE = 240  # pixels of the longer side
 BACKGROUND = (20, 23, 28)
-BOX = (255, 196, 0)
+BOX = (255, 255, 255)
 # dark blue on the ground to yellow above, evenly lighter
 HEIGHT = np.array([[84, 104, 190], [62, 158, 178], [104, 212, 132], [253, 231, 37]], np.float64)
 SHADE = 0.45  # of a cell's colour over what is there
@@ -133,6 +133,6 @@ def figure_of_frame(points: np.ndarray, boxes: np.ndarray, facts: dict, colours:
         f'role="img" aria-label="{words}"><title>{words}</title>'
         f'<image href="data:image/png;base64,{data}" width="{wide}" height="{tall}" '
         'style="image-rendering:pixelated"/>'
-        f'<g fill="none" stroke="#ffc400" stroke-width="1.2">{"".join(shapes)}</g>'
+        f'<g fill="none" stroke="#ffffff" stroke-width="1.2">{"".join(shapes)}</g>'
         f'<g fill="#c8ccd4" font-size="8" font-family="sans-serif">{"".join(ticks)}</g></svg>'
     )
