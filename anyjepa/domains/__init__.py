@@ -191,6 +191,10 @@ class Domain(ABC):
         """
         return None
 
+    def annotated(self, batch: dict[str, Tensor], samples: Samples, places: np.ndarray) -> dict[str, Tensor]:
+        """A batch of the samples at `places` with what only pictures need, such as boxes of objects."""
+        return batch
+
     def elements(
         self,
         batch: dict[str, Tensor],

@@ -24,6 +24,7 @@ from anyjepa.evaluation.confidence import (
     paired_difference_interval,
     sample_mean_interval,
 )
+from anyjepa.evaluation.detection import detection_probe
 from anyjepa.evaluation.episodes import episodes
 from anyjepa.evaluation.field import field_baselines
 from anyjepa.evaluation.finetuning import FineTuning, fine_tune
@@ -111,7 +112,8 @@ def evaluate(
             (classes; mean average precision) are of frozen vectors, ``attentive`` of frozen tokens,
             ``finetune`` trains the whole encoder (``untrained`` is then the same from random weights, and
             ``raw``, as beside ``attentive``, a linear probe), ``few-shot`` draws episodes of few classes,
-            ``patch`` tells the patches of images or the points of clouds apart (mean IoU).
+            ``patch`` tells the patches of images or the points of clouds apart (mean IoU), ``detection``
+            finds the objects that are marked in LiDAR frames (average precision).
         test: source of the test samples, where it is another one.
         groups: file with the columns id and group, where neither the source nor `labels` says them.
         dense: labels of parts for ``patch``, as of `Run.open`.
@@ -154,12 +156,16 @@ def evaluate(
             if name not in (*PROBES, *run.recipe.downstream):
                 raise UserError(f"{run.recipe.name} has no head '{name}': use one of {', '.join(PROBES)}.")
         opened = partial(both_sides, run, data, labels, test, groups=groups, seed=seed, allow_leak=allow_leak)
-        others = [name for name in names if name != "patch"]
+        others = [name for name in names if name not in ("patch", "detection")]
         sides = [side.described(run, keep=cache) for side in opened()] if others else []
         results = []
         if team.first:
             if "patch" in names:
                 results.append(patch_probe(run, *opened(dense=dense, parts=True), seed=seed))
+            if "detection" in names:
+                results.append(
+                    detection_probe(run, *opened(parts=True), tuning, labels_fraction, draws, seed)
+                )
             if others:
                 (train, first), (held_out, second) = sides
                 judge = _Judge(run, train, held_out, amount, tuning, seed)

@@ -187,7 +187,8 @@ class _Look:
         self.run, self.samples, self.indices, self.looked = run, samples, indices, looked
         self.untrained, self.gain, self.seed = untrained, gain, seed
         self.shown = sections.chosen(looked.labels, SHOWN, len(indices), seed)
-        drawn, self.batch = next(run.batches(samples, indices=indices[self.shown]))
+        drawn, batch = next(run.batches(samples, indices=indices[self.shown]))
+        self.batch = run.domain.annotated(batch, samples, drawn)
         self.names = [samples.identity(int(index)) for index in drawn]
 
     def health(self) -> Health | str:
