@@ -1,0 +1,102 @@
+"""Simulated pairs of frames: a textured shape moves over a textured ground that moves too; the flow is known."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from anyjepa.domains.sources import NoSplit, split_order
+
+__all__ = ["CLASSES", "moving_shapes"]
+
+SIDE = 64  # pixels
+PAIRS = {"train": 384, "test": 192}
+CLASSES = ["bar", "cross", "disc", "ring", "square", "star", "triangle"]
+GROUND_SPEED, SHAPE_SPEED = 2.0, 4.0  # pixels from frame to frame, at most
+NOISE = 2.0  # standard deviation of the camera's, in grey levels
+
+
+def moving_shapes(split: str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs (n, 2, 64, 64, 3) uint8, flow (n, 64, 64, 2) float32 in pixels, labels (n,) int64 into `CLASSES`.
+
+    One of seven shapes, of any size between 11 and 19 pixels of radius, turned, anywhere in the frame. Shape
+    and ground have a texture and colours of their own, the same in both frames; each moves straight, the shape
+    by up to 4 pixels and the ground by up to 2, so that some ground is hidden and some appears. The flow is that
+    from the first frame to the second. 384 pairs of ``train`` (also None), 192 of ``test``, always the same ones.
+    Raises NoSplit for another split.
+    """
+    words = [word.lower() for word in split_order(split)]
+    name = next((word for word in words if word in PAIRS), None)
+    if name is None:
+        raise NoSplit(f"synthetic-frames has no split {split!r}, only train and test")
+    random, count = np.random.default_rng([2307, 12698, list(PAIRS).index(name)]), PAIRS[name]
+    labels = random.permutation(np.arange(count) % len(CLASSES))
+    motion = [_within(random, count, speed) for speed in (GROUND_SPEED, SHAPE_SPEED)]
+    place = random.uniform(18, SIDE - 18, (count, 2)).astype(np.float32)
+    size, turn = random.uniform(11, 19, count), random.uniform(0, 2 * np.pi, count)
+    layers = [_painted(random, count, moved) for moved in motion]
+    frames, covers = [], []
+    for step in range(2):
+        cover = _shapes(labels, place + step * motion[1], size, turn)
+        covers.append(cover)
+        mixed = layers[0][step] * (1 - cover[..., None]) + layers[1][step] * cover[..., None]
+        frames.append(mixed + np.float32(NOISE) * random.standard_normal(mixed.shape, np.float32))
+    pairs = np.clip(np.rint(np.stack(frames, axis=1)), 0, 255).astype(np.uint8)
+    on_shape = (covers[0] >= 0.5)[..., None]
+    flow = np.where(on_shape, motion[1][:, None, None], motion[0][:, None, None])
+    return pairs, flow, labels.astype(np.int64)
+
+
+def _within(random: np.random.Generator, count: int, most: float) -> np.ndarray:
+    """(count, 2) steps to the right and down, even over a disc."""
+    length, angle = most * np.sqrt(random.uniform(size=count)), random.uniform(0, 2 * np.pi, count)
+    return (length * np.stack([np.cos(angle), np.sin(angle)])).T.astype(np.float32)
+
+
+def _painted(random: np.random.Generator, count: int, motion: np.ndarray) -> list[np.ndarray]:
+    """(count, 64, 64, 3) float32 of each frame: smoothed noise in two colours, moved by parts of a pixel."""
+    down, across = np.fft.fftfreq(SIDE)[:, None], np.fft.rfftfreq(SIDE)[None, :]
+    blur = random.uniform(0.8, 2.0, count)[:, None, None].astype(np.float32)
+    smooth = np.exp(-2 * (np.pi * blur) ** 2 * (down**2 + across**2).astype(np.float32)).astype(np.float32)
+    spectrum = np.fft.rfft2(random.standard_normal((count, SIDE, SIDE), np.float32)) * smooth
+    # a step by parts of a pixel is a turn of each frequency, and turns along both axes are a product
+    turns = [np.exp(np.complex64(-2j * np.pi) * steps[:, None] * axis.ravel()).astype(np.complex64)
+             for steps, axis in ((motion[:, 1], down), (motion[:, 0], across))]  # fmt: skip
+    second = spectrum * turns[0][:, :, None] * turns[1][:, None, :]
+    found = [np.fft.irfft2(one, s=(SIDE, SIDE)).astype(np.float32) for one in (spectrum, second)]
+    scale = 1 / found[0].std(axis=(1, 2), keepdims=True)
+    base, contrast = (
+        random.uniform(low, high, (count, 1, 1, 3)).astype(np.float32) for low, high in ((60, 195), (10, 40))
+    )
+    return [base + contrast * (one * scale)[..., None] for one in found]
+
+
+def _shapes(labels: np.ndarray, place: np.ndarray, size: np.ndarray, turn: np.ndarray) -> np.ndarray:
+    """(n, 64, 64) float32 share of each pixel that lies within the shape of radius `size` around `place`."""
+    at = np.arange(SIDE, dtype=np.float32)
+    across, down = at - place[:, 0, None, None], (at - place[:, 1, None])[:, :, None]
+    cosine, sine = (part(turn).astype(np.float32)[:, None, None] for part in (np.cos, np.sin))
+    x, y = cosine * across + sine * down, cosine * down - sine * across
+    outside = np.empty_like(x)
+    for number, name in enumerate(CLASSES):
+        rows = labels == number
+        outside[rows] = _outside(name, x[rows], y[rows], size[rows, None, None].astype(np.float32))
+    return np.clip(0.5 - outside, 0, 1)
+
+
+def _outside(name: str, x: np.ndarray, y: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """Pixels that a place lies outside the shape, about; below 0 within."""
+    if name == "bar":
+        return np.maximum(np.abs(x) - size, np.abs(y) - 0.35 * size)
+    if name == "cross":
+        long, narrow = np.maximum(np.abs(x), np.abs(y)), np.minimum(np.abs(x), np.abs(y))
+        return np.maximum(long - size, narrow - 0.3 * size)
+    if name == "square":
+        return np.maximum(np.abs(x), np.abs(y)) - 0.8 * size
+    if name == "triangle":
+        return np.maximum(0.866 * np.abs(x) + 0.5 * y, -y) - 0.55 * size
+    far = np.hypot(x, y)
+    if name == "ring":
+        return np.abs(far - 0.75 * size) - 0.25 * size
+    if name == "star":
+        return far - size * (0.7 + 0.3 * np.cos(5 * np.arctan2(y, x)))
+    return far - 0.9 * size
