@@ -44,7 +44,7 @@ def warp(values: Map, flow: Flow) -> Map:
     return functional.grid_sample(values, grid.to(values.dtype), padding_mode="border", align_corners=False)
 
 
-def upsampled(flow: Flow, size: tuple[int, int]) -> Flow:
+def upsampled(flow: Flow, size: tuple[int, int]) -> Float[Tensor, "batch 2 rows columns"]:
     """The same flow on a grid of another size (height, width), in pixels of that grid; bilinear."""
     height, width = flow.shape[2:]
     if size == (height, width):
