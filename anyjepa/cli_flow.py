@@ -52,7 +52,11 @@ def show_errors(result: dict[str, Any]) -> None:
         for name, words in BESIDE:
             if f"epe{name}" in result:
                 low, high = result[f"epe{name}_low"], result[f"epe{name}_high"]
-                shown = f"{result[f'epe{name}']:.2f}", f"{low:.2f} to {high:.2f}", f"{result[f'fl{name}']:.1%}"
+                shown = (
+                    f"{result[f'epe{name}']:.2f}",
+                    f"{low:.2f} to {high:.2f}",
+                    f"{result[f'fl{name}']:.1%}",
+                )
                 table.add_row(words, *shown)
         console.print(table)
     console.print(

@@ -1,8 +1,8 @@
 """Dense optical flow: warping by it, correlation around it, what it hides, and how wrong it is.
 
-A flow (batch, 2, height, width) is in pixels of its own grid, u to the right and then v down: what frame 1 shows at
-x is seen in frame 2 at x + flow(x). Pixels have their centres at whole coordinates; `warp` and `upsampled` agree
-on that (``align_corners=False`` throughout).
+A flow (batch, 2, height, width) is in pixels of its own grid, u to the right and then v down: what frame 1
+shows at x is seen in frame 2 at x + flow(x). Pixels have their centres at whole coordinates; `warp` and
+`upsampled` agree on that (``align_corners=False`` throughout).
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ def inside(flow: Flow) -> Mask:
 def warp(values: Map, flow: Flow) -> Map:
     """Values at x + flow(x), bilinear; beyond the image those at its border.
 
-    With features of frame 2 and the flow from 1 to 2, this is frame 2 as seen from frame 1 (backward warping).
+    With features of frame 2 and the flow from 1 to 2, this is frame 2 as seen from frame 1 (backward
+    warping).
     """
     height, width = flow.shape[2:]
     size = flow.new_tensor([width, height]).view(2, 1, 1)
@@ -58,8 +59,8 @@ def correlation(first: Map, second: Map, radius: int) -> Float[Tensor, "batch di
 
     (2 radius + 1)^2 displacements in raster order, the topmost leftmost first; 0 beyond the border.
 
-    Every row of `first` is multiplied at once with the 2 radius + 1 rows of `second` around it, which is a matrix
-    product; the diagonal band that is wanted is then a view of the result, by strides. Against one
+    Every row of `first` is multiplied at once with the 2 radius + 1 rows of `second` around it, which is a
+    matrix product; the diagonal band that is wanted is then a view of the result, by strides. Against one
     elementwise product a displacement this does more arithmetic in far less time (`benchmarks/flow.py`).
     """
     batch, channels, height, width = first.shape
@@ -82,9 +83,7 @@ def correlation(first: Map, second: Map, radius: int) -> Float[Tensor, "batch di
     return band.permute(0, 3, 4, 1, 2).reshape(batch, reach * reach, height, width)
 
 
-def visible(
-    forward: Flow, backward: Flow, relative: float = 0.01, absolute: float = 0.5
-) -> Mask:
+def visible(forward: Flow, backward: Flow, relative: float = 0.01, absolute: float = 0.5) -> Mask:
     """Where going along `forward` and back along `backward` leads home: what is not occluded (Sundaram 2010).
 
     |f + warp(b, f)|^2 < relative (|f|^2 + |warp(b, f)|^2) + absolute, in pixels; no gradient.
@@ -101,7 +100,7 @@ def end_point_error(flow: Flow, truth: Flow) -> Float[Tensor, "batch height widt
 
 
 def outliers(flow: Flow, truth: Flow) -> Float[Tensor, "batch height width"]:
-    """1 where the error is above 3 pixels and above 5 % of the true length (KITTI's Fl), else 0; NaN as above."""
+    """1 where the error is above 3 pixels and 5 % of the true length (KITTI's Fl), else 0; NaN as above."""
     error = end_point_error(flow, truth)
     wrong = (error > 3) & (error > 0.05 * truth.square().sum(1).sqrt())
     return torch.where(error.isnan(), error, wrong.to(error.dtype))

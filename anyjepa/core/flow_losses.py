@@ -40,8 +40,8 @@ def census(first: Map, second: Map, patch: int = 7) -> Float[Tensor, "batch 1 he
     """How many of a pixel's neighbours are brighter or darker in one image and not in the other, softly.
 
     The ternary census transform of the grey values (UnFlow, section 3.2): signs of differences to the patch
-    around, smoothed, and a Hamming distance smoothed likewise. What changes the light of a whole region changes
-    nothing. Images in 0..1; 0 where both agree, below patch^2.
+    around, smoothed, and a Hamming distance smoothed likewise. What changes the light of a whole region
+    changes nothing. Images in 0..1; 0 where both agree, below patch^2.
     """
     signs = [_signs(255 * image.mean(1, keepdim=True), patch) for image in (first, second)]
     apart = (signs[0] - signs[1]).square()
@@ -68,6 +68,8 @@ def smoothness(flow: Flow, image: Map, edge: float = 10.0, second_order: bool = 
             change = change.diff(dim=axis)
             length = contrast.shape[axis]
             # of the two steps that a slope changes between, the stronger edge
-            contrast = torch.maximum(contrast.narrow(axis, 0, length - 1), contrast.narrow(axis, 1, length - 1))
+            contrast = torch.maximum(
+                contrast.narrow(axis, 0, length - 1), contrast.narrow(axis, 1, length - 1)
+            )
         found.append((change.abs() * torch.exp(-edge * contrast)).mean())
     return (found[0] + found[1]) / 2

@@ -48,7 +48,7 @@ class ConvBlock(nn.Module):
 
 
 class Pyramid(nn.Module):
-    """ConvNeXt whose 4 x 4 stem is two convolutions of stride 2, so that finer maps exist (MC-JEPA, section 3.1).
+    """ConvNeXt whose 4 x 4 stem is two convolutions of stride 2, so that finer maps exist (MC-JEPA).
 
     Level 1 has stride 2, and each further one twice the stride of that before: the two of the stem, with
     `width` channels, then one for each of `depths`, with twice the channels of the one before.
@@ -79,7 +79,8 @@ class Pyramid(nn.Module):
     ) -> None:
         super().__init__()
         self.widths = [width, *(width * 2**step for step in range(len(depths) + 1))]
-        rates = iter(torch.linspace(0, drop_path, max(1, sum(depths))).tolist())
+        blocks = sum(depths)
+        rates = iter([drop_path * block / max(1, blocks - 1) for block in range(blocks)])
         self.levels = nn.ModuleList([
             nn.Sequential(nn.Conv2d(channels, width, 3, stride=2, padding=1), ChannelNorm(width, eps=1e-6)),
             nn.Sequential(
@@ -105,10 +106,8 @@ class Pyramid(nn.Module):
         """Of the coarsest level, in pixels."""
         return 2 ** len(self.widths)
 
-    def maps(
-        self, images: Num[Tensor, "batch channels height width"]
-    ) -> list[Float[Tensor, "batch width rows columns"]]:
-        """The feature map of every level, the finest first, of images in raw units."""
+    def maps(self, images: Num[Tensor, "batch channels height width"]) -> list[Tensor]:
+        """Feature maps (batch, channels, rows, columns) of all levels, the finest first; of raw values."""
         x, found = (images.to(self.mean.dtype) - self.mean) / self.std, []
         for level in self.levels:
             x = level(x)

@@ -27,8 +27,8 @@ DRAWN = 150  # pixels that a picture of a figure is wide
 class Frames(Video):
     """Pairs of neighbouring frames. A batch is {"frames": (n, 2, channels, height, width)}, in raw units.
 
-    Flow and its errors are drawn too: {"flow": (n, 2, height, width)} in pixels, {"error": (n, height, width)} in
-    0..1, {"frames": (n, 1, ...)} for a single one.
+    Flow and its errors are drawn too: {"flow": (n, 2, height, width)} in pixels, {"error": (n, height,
+    width)} in 0..1, {"frames": (n, 1, ...)} for a single one.
     """
 
     name = "frames"

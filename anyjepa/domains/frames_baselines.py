@@ -15,7 +15,7 @@ SMALLEST = 16  # pixels a side below which DIS finds no patches
 
 
 def grey(pair: np.ndarray) -> np.ndarray:
-    """(2, height, width) uint8 of a pair (2, height, width, channels); other than 8-bit values are stretched."""
+    """(2, height, width) uint8 of a pair (2, height, width, channels); what is not 8-bit is stretched."""
     values = pair.astype(np.float32)
     values = values @ np.array(LUMA, np.float32) if pair.shape[3] == 3 else values.mean(axis=3)
     if pair.dtype != np.uint8:

@@ -74,7 +74,8 @@ def captioned(pictures: list[tuple[np.ndarray, str]], width: int) -> str:
         image.fromarray(np.ascontiguousarray(pixels)).save(file, "PNG")
         data, said = base64.b64encode(file.getvalue()).decode(), html.escape(words)
         parts.append(
-            f'<figure style="margin:0;width:{width}px"><img style="width:{width}px;image-rendering:pixelated" '
+            f'<figure style="margin:0;width:{width}px">'
+            f'<img style="width:{width}px;image-rendering:pixelated" '
             f'src="data:image/png;base64,{data}" alt="{said}">'
             f'<figcaption style="font-size:11px">{said}</figcaption></figure>'
         )

@@ -1,4 +1,4 @@
-"""Simulated pairs of frames: a textured shape moves over a textured ground that moves too; the flow is known."""
+"""Simulated pairs of frames: a textured shape moves over a textured ground that moves too."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def moving_shapes(split: str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray
     """Pairs (n, 2, 64, 64, 3) uint8, flow (n, 64, 64, 2) float32 in pixels, labels (n,) int64 into `CLASSES`.
 
     One of seven shapes, of any size between 11 and 19 pixels of radius, turned, anywhere in the frame. Shape
-    and ground have a texture and colours of their own, the same in both frames; each moves straight, the shape
-    by up to 4 pixels and the ground by up to 2, so that some ground is hidden and some appears. The flow is that
-    from the first frame to the second. 384 pairs of ``train`` (also None), 192 of ``test``, always the same ones.
-    Raises NoSplit for another split.
+    and ground have a texture and colours of their own, the same in both frames; each moves straight, the
+    shape by up to 4 pixels and the ground by up to 2, so that some ground is hidden and some appears. The
+    flow is that from the first frame to the second. 384 pairs of ``train`` (also None), 192 of ``test``,
+    always the same ones. Raises NoSplit for another split.
     """
     words = [word.lower() for word in split_order(split)]
     name = next((word for word in words if word in PAIRS), None)

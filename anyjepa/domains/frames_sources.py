@@ -1,4 +1,4 @@
-"""From what a person types to pairs of frames: data sets of flow, folders of frames in order, videos, arrays."""
+"""From what a person types to pairs of frames: data sets of flow, folders in order, videos, arrays."""
 
 from __future__ import annotations
 
@@ -40,14 +40,16 @@ def open_frames(
 ) -> FramePairs:
     """Open pairs of frames.
 
-    source: a folder of images, whose numbered frames pair up with the next one of their folder, or by the names of
-    FlyingChairs (``-img0``, ``-img1``) and KITTI (``_10``, ``_11``); flow is found beside them as .flo, .pfm, .npy
-    or KITTI's .png, in the same folder or in one called flow (Sintel) or flow_occ and flow_noc. Else what
-    `open_videos` reads: videos, ``wds:`` and ``hf:``, arrays (n, 2, height, width[, channels]), a .npz with x, y and,
-    where known, ``flow`` (n, height, width, 2). ``synthetic-frames`` is simulated.
+    source: a folder of images, whose numbered frames pair up with the next one of their folder, or by the
+    names of FlyingChairs (``-img0``, ``-img1``) and KITTI (``_10``, ``_11``); flow is found beside them as
+    .flo, .pfm, .npy or KITTI's .png, in the same folder or in one called flow (Sintel) or flow_occ and
+    flow_noc. Else what `open_videos` reads: videos, ``wds:`` and ``hf:``, arrays (n, 2, height, width[,
+    channels]), a .npz with x, y and, where known, ``flow`` (n, height, width, 2). ``synthetic-frames`` is
+    simulated.
 
-    labels, split: as of `open_videos`. reading: ``fps`` of videos, ``video_seconds`` between the pairs of one,
-    ``apart`` frames of a folder, ``channels``, and ``stills``, a source of images that stand beside the pairs.
+    labels, split: as of `open_videos`. reading: ``fps`` of videos, ``video_seconds`` between the pairs of
+    one, ``apart`` frames of a folder, ``channels``, and ``stills``, a source of images that stand beside the
+    pairs.
 
     Raises UserError where nothing can be read, NoSplit where the split is missing.
     """
@@ -60,7 +62,9 @@ def open_frames(
             frames, flows, given = moving_shapes(split)
             store = ArrayVideos(frames, dataclasses.replace(pairs, rate=0.0))
             plain = dataclasses.replace(pairs, rate=0.0)
-            made = VideoSamples(source, store, "pairs of simulated moving shapes", plain, given, list(CLASSES))
+            made = VideoSamples(
+                source, store, "pairs of simulated moving shapes", plain, given, list(CLASSES)
+            )
             return FramePairs.of(made, flows, stills)
         if source.startswith("synthetic") and not os.path.exists(source):
             raise UserError(f"there is no '{source}'.{nearest(source, ['synthetic-frames'])}")
@@ -102,8 +106,8 @@ def _from_folder(
     found = pairs_of(list_files(root, PICTURES | FLOWS), apart)
     if not found:
         raise UserError(
-            f"{root} holds no pairs of frames: give a folder of numbered frames, or of videos, or pairs that are "
-            "named as in FlyingChairs (-img0, -img1) or KITTI (_10, _11)."
+            f"{root} holds no pairs of frames: give a folder of numbered frames, or of videos, or pairs "
+            "that are named as in FlyingChairs (-img0, -img1) or KITTI (_10, _11)."
         )
     store, truths = PairFiles(str(root), found), sum(flow is not None for _, _, flow in found)
     names = [first for first, _, _ in found]

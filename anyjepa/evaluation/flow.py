@@ -62,12 +62,13 @@ def flow(
         opencv: measure OpenCV's Farnebäck and DIS too; they are left out where it is not installed.
 
     Returns:
-        ``pairs``, ``known`` (those with true flow), ``photometric_left`` (mean absolute difference of the frames
-        after warping over that before) and ``forward_backward_error`` in pixels; where flow is known ``epe``
-        with ``epe_low`` and ``epe_high`` (95 %, over pairs), ``fl`` (share of pixels off by more than 3 pixels
-        and 5 %), and both again with ``_untrained``, ``_zero``, ``_farneback``, ``_dis`` behind; ``gain_zero`` and so
-        on: by how much the error is below theirs, [value, low, high], paired. A mean over the pixels of a pair, then
-        over pairs. The result is added to the run's ``evaluations.jsonl``.
+        ``pairs``, ``known`` (those with true flow), ``photometric_left`` (mean absolute difference of the
+        frames after warping over that before) and ``forward_backward_error`` in pixels; where flow is known
+        ``epe`` with ``epe_low`` and ``epe_high`` (95 %, over pairs), ``fl`` (share of pixels off by more than
+        3 pixels and 5 %), and both again with ``_untrained``, ``_zero``, ``_farneback``, ``_dis`` behind;
+        ``gain_zero`` and so
+        on: by how much the error is below theirs, [value, low, high], paired. A mean over the pixels of a
+        pair, then over pairs. The result is added to the run's ``evaluations.jsonl``.
 
     Raises:
         UserError: the run knows no flow, or no pair can be read.

@@ -27,33 +27,35 @@ REACH = 3.0  # standard deviations around the mean that floating-point values ar
 class McJepa(Recipe):
     """MC-JEPA (Bardes, Ponce, LeCun 2023, arXiv:2307.12698); M-JEPA is its motion part alone.
 
-    One encoder, a ConvNeXt whose stem is split so that finer maps exist, gives a pyramid of features. *Motion*:
-    from the pyramids of two neighbouring frames an estimator tells the optical flow, coarse to fine: the flow so far
-    is upsampled, the second frame's features are warped by it and correlated with the first's, and convolutions
-    correct it. No true flow is needed. The loss asks warped features (regression) and warped pixels
-    (reconstruction) of one frame to equal the other's, the flow to be smooth, and features to come back
-    unchanged from a way there and back (cycle); variance and covariance of every level keep features from
-    collapsing. *Content*: two views of a still image agree, by VICReg with an expander. Every batch has both; content
-    alone is learned in the first tenth of the training (``--flow-start``), and flow has a tenth of its weight.
+    One encoder, a ConvNeXt whose stem is split so that finer maps exist, gives a pyramid of features.
+    *Motion*: from the pyramids of two neighbouring frames an estimator tells the optical flow, coarse to
+    fine: the flow so far is upsampled, the second frame's features are warped by it and correlated with the
+    first's, and convolutions correct it. No true flow is needed. The loss asks warped features (regression)
+    and warped pixels (reconstruction) of one frame to equal the other's, the flow to be smooth, and features
+    to come back unchanged from a way there and back (cycle); variance and covariance of every level keep
+    features from collapsing. *Content*: two views of a still image agree, by VICReg with an expander. Every
+    batch has both; content alone is learned in the first tenth of the training (``--flow-start``), and flow
+    has a tenth of its weight.
 
     There is no official code, and coefficients are known from a re-implementation that agrees with what is
-    recalled of the appendix: 1 for regression and reconstruction, 75 for (second-order) smoothness, 0.2 for the
-    cycle, and those of each level. The reconstruction is the sum of L1, L2 and SSIM; ``--photometric 0 0 0 1`` takes the
-    census transform, which does not mind changes of light. From memory: AdamW at 3e-4 with a weight decay of 1e-6,
-    100 epochs, 384 images and 8 pairs a step (``--flow-every 48``). Ours: one rate for encoder and estimator (recalled:
-    a third for the latter), PWC-Net's widths for the estimator's convolutions, means instead of sums, frames of 256
-    pixels, pixels that are occluded (a way there and back does not lead home) or leave the image do not count, and
-    gradients are clipped. Regression compares features at the first frame's places: the second's are warped back to
-    them; both directions are learned. ConvNeXt-T's stages make 27.9 million parameters; the paper says 21.
+    recalled of the appendix: 1 for regression and reconstruction, 75 for (second-order) smoothness, 0.2 for
+    the cycle, and those of each level. The reconstruction is the sum of L1, L2 and SSIM; the last
+    number of ``--photometric`` weighs the census transform, which does not mind changes of light. From memory: AdamW at 3e-4 with a
+    weight decay of 1e-6, 100 epochs, 384 images and 8 pairs a step (``--flow-every 48``). Ours: one rate for
+    encoder and estimator (recalled: a third for the latter), PWC-Net's widths for the estimator's
+    convolutions, means instead of sums, frames of 256 pixels, pixels that are occluded (a way there and back
+    does not lead home) or leave the image do not count, and gradients are clipped. Regression compares
+    features at the first frame's places: the second's are warped back to them; both directions are learned.
+    ConvNeXt-T's stages make 27.9 million parameters; the paper says 21.
 
     Still images are the first frames themselves; ``--stills FOLDER`` takes others (the paper: ImageNet beside
-    video). ``--content 0 --flow-every 1`` is M-JEPA, and ``--flow 0`` is VICReg alone. ``tiny`` learns from ``synthetic-frames`` with a
-    four-level pyramid of 16 to 64 channels (docs/experiments.md).
+    video). ``--content 0 --flow-every 1`` is M-JEPA, and ``--flow 0`` is VICReg alone. ``tiny`` learns from
+    ``synthetic-frames`` with a four-level pyramid of 16 to 64 channels (docs/experiments.md).
 
     Pairs are neighbouring frames of a folder, of videos (``--fps`` frames a second, a pair every
-    ``--video-seconds``), or of a data set of flow, whose true flow is never trained on: ``anyjepa flow RUN --data
-    PAIRS`` measures the end-point error. The embedding of a pair is that of its first frame: the mean of the coarsest
-    level, layer-normalised. Tokens are the places of ``--dense-level``.
+    ``--video-seconds``), or of a data set of flow, whose true flow is never trained on: ``anyjepa flow RUN
+    --data PAIRS`` measures the end-point error. The embedding of a pair is that of its first frame: the mean
+    of the coarsest level, layer-normalised. Tokens are the places of ``--dense-level``.
 
     ``anyjepa train mc-jepa --data frames/ --out runs/frames --preset tiny``
     """
@@ -66,8 +68,8 @@ class McJepa(Recipe):
         "paper": {},
         "tiny": {
             "image_size": (64, 64), "view_size": (64, 64), "loaded_size": 64, "width": 16, "depths": (1, 1),
-            "drop_path": 0.0, "layer_scale": 0.1, "dense_level": 3, "estimator_widths": (32, 32), "context": 16,
-            "finest_level": 2, "photometric": (0.0, 0.0, 0.0, 1.0), "smooth": 1.0,
+            "drop_path": 0.0, "layer_scale": 0.1, "dense_level": 3, "estimator_widths": (32, 32),
+            "context": 16, "finest_level": 2, "photometric": (0.0, 0.0, 0.0, 1.0), "smooth": 1.0,
             "level_variance": (0.01, 0.01, 0.01, 0.01), "level_covariance": (0.04, 0.04, 0.001, 0.0),
             "expander": (256, 256, 256), "view_area": (0.5, 1.0), "grey": 0.0, "solarise": 0.0, "blur": 0.0,
             "crop_area": (0.8, 1.0), "flow": 1.0, "flow_every": 4, "flow_start": 0.0,
@@ -99,7 +101,7 @@ class McJepa(Recipe):
     drop_path: float = 0.1  # stochastic depth of the last block; rises from 0 at the first
     layer_scale: float = 1e-6  # what blocks add at first, times what they compute
     dense_level: int = 4  # level whose places are the tokens, counted from 1, the finest
-    estimator_widths: tuple[int, ...] = (128, 128, 96, 64, 32)  # channels of the flow estimator's convolutions
+    estimator_widths: tuple[int, ...] = (128, 128, 96, 64, 32)  # channels of the estimator's convolutions
     context: int = 32  # channels that a level's features have beside the correlations
     radius: int = 4  # pixels of a level around which features are correlated
     shared_estimator: bool = False  # one flow estimator for all levels instead of one each
@@ -140,16 +142,16 @@ class McJepa(Recipe):
             raise UserError("--flow and --content are both 0: there is nothing to learn.")
         if any(side < 2**levels or side % 2**levels for side in self.image_size):
             raise UserError(
-                f"--image-size {self.image_size[0]} {self.image_size[1]} does not divide by {2**levels}, the stride "
-                f"of the coarsest of {levels} levels: choose multiples of it, or fewer --depths."
+                f"--image-size {self.image_size[0]} {self.image_size[1]} does not divide by {2**levels}, "
+                f"the stride of the coarsest of {levels} levels: choose multiples of it, or fewer --depths."
             )
         if min(self.view_size) < 2**levels:
             raise UserError(f"--view-size must be {2**levels} or more, the stride of the coarsest level.")
         for name in ("level_variance", "level_covariance"):
             if len(getattr(self, name)) != levels:
                 raise UserError(
-                    f"{flag(name)} needs {levels} numbers, one for each level (two and those of --depths), not "
-                    f"{len(getattr(self, name))}."
+                    f"{flag(name)} needs {levels} numbers, one for each level (two and those of --depths), "
+                    f"not {len(getattr(self, name))}."
                 )
         for name in ("dense_level", "finest_level"):
             if not 1 <= getattr(self, name) <= levels:

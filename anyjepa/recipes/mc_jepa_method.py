@@ -137,8 +137,8 @@ class MotionContent(Method):
     def flow_losses(self, frames: Num[Tensor, "pairs 2 channels height width"]) -> dict[str, Tensor]:
         """``flow`` and its parts; per level the features' ``spread_level_1`` ... (standard deviation).
 
-        Both directions are learned: the batch is all first frames, then all second ones. ``flow_length`` is the
-        mean length in pixels, ``in_sight`` the share of pixels that count.
+        Both directions are learned: the batch is all first frames, then all second ones. ``flow_length`` is
+        the mean length in pixels, ``in_sight`` the share of pixels that count.
         """
         assert self.estimator is not None
         both, terms = frames.transpose(0, 1).flatten(0, 1), self.terms
@@ -187,7 +187,12 @@ class MotionContent(Method):
         return sum(parts, start=images.new_zeros(()))
 
     def _of_features(
-        self, maps: Sequence[Tensor], others: Sequence[Tensor], flows: Sequence[Tensor], seen: Tensor, half: int
+        self,
+        maps: Sequence[Tensor],
+        others: Sequence[Tensor],
+        flows: Sequence[Tensor],
+        seen: Tensor,
+        half: int,
     ) -> dict[str, Tensor]:
         """Regression and cycle, summed over the levels that have flow."""
         assert self.estimator is not None
@@ -267,9 +272,7 @@ class MotionContent(Method):
         flow = self.flow(frames)
         back = warp(frames[:, 1].to(self._dtype), flow)
         first = self.shown(frames[:, 0])
-        apart = [
-            (self.shown(one) - first).abs().mean(1) / SHOWN_ERROR for one in (frames[:, 1], back)
-        ]
+        apart = [(self.shown(one) - first).abs().mean(1) / SHOWN_ERROR for one in (frames[:, 1], back)]
         return found | {
             "flow": {"flow": flow},
             "second, warped back": {"frames": in_dtype_of(back, frames).unsqueeze(1)},

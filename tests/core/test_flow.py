@@ -51,7 +51,9 @@ def test_no_flow_changes_nothing():
 
 
 def test_half_a_pixel_of_a_ramp_is_exact():
-    ramp = (torch.arange(10.0, dtype=torch.float64) + 3 * torch.arange(8.0, dtype=torch.float64)[:, None])[None, None]
+    ramp = (torch.arange(10.0, dtype=torch.float64) + 3 * torch.arange(8.0, dtype=torch.float64)[:, None])[
+        None, None
+    ]
     moved = warp(ramp, constant(0.5, 0.5))
     torch.testing.assert_close(moved[..., :-1, :-1], ramp[..., :-1, :-1] + 0.5 + 1.5)
 
@@ -140,7 +142,9 @@ def test_structural_dissimilarity_by_a_plain_computation():
 def test_census_sees_structure_and_not_light():
     image = noise(1, 3, 12, 12)
     assert not census(image, image).any()
-    torch.testing.assert_close(census(image, 0.7 * image).mean(), census(image, image).mean(), atol=3.0, rtol=0)
+    torch.testing.assert_close(
+        census(image, 0.7 * image).mean(), census(image, image).mean(), atol=3.0, rtol=0
+    )
     turned = census(image, 1 - image)
     assert turned.mean() > 10 * census(image, 0.7 * image).mean()
     assert (turned <= 49).all()

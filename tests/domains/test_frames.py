@@ -6,8 +6,8 @@ import struct
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from pictures import noise
+from PIL import Image
 
 from anyjepa.core.errors import BadSample, UserError
 from anyjepa.core.flow import end_point_error
@@ -110,7 +110,10 @@ SINTEL = [
         (CHAIRS, [("0-img0.ppm", "0-img1.ppm", "0-gt.flo"), ("1-img0.ppm", "1-img1.ppm", None)]),
         (
             RELEASED,
-            [("00001_img1.ppm", "00001_img2.ppm", "00001_flow.flo"), ("00002_img1.ppm", "00002_img2.ppm", None)],
+            [
+                ("00001_img1.ppm", "00001_img2.ppm", "00001_flow.flo"),
+                ("00002_img1.ppm", "00002_img2.ppm", None),
+            ],
         ),
         (
             KITTI,
@@ -229,7 +232,9 @@ def test_simulated_flow_is_true():
 def test_opencv_finds_a_shift(name):
     pytest.importorskip("cv2")
     texture = noise(80, 80, 3, seed=4).astype(np.float32)
-    smooth = np.stack([Image.fromarray(texture[..., axis]).resize((240, 240), 3) for axis in range(3)], axis=2)
+    smooth = np.stack(
+        [Image.fromarray(texture[..., axis]).resize((240, 240), 3) for axis in range(3)], axis=2
+    )
     pair = np.stack([smooth[50:150, 60:180], smooth[48:148, 57:177]]).clip(0, 255).astype(np.uint8)
     flow = BASELINES[name](pair)
     assert flow.shape == (100, 120, 2)
@@ -240,7 +245,9 @@ def test_opencv_finds_a_shift(name):
 
 
 def test_colours_of_flow_are_the_usual_ones():
-    right, down, left, up = (np.full((1, 1, 2), step, np.float32) for step in ((1, 0), (0, 1), (-1, 0), (0, -1)))
+    right, down, left, up = (
+        np.full((1, 1, 2), step, np.float32) for step in ((1, 0), (0, 1), (-1, 0), (0, -1))
+    )
     seen = [flow_colours(one, 1.0)[0, 0].tolist() for one in (right, down, left, up)]
     assert seen[0] == [255, 0, 0], "to the right is red"
     assert seen[1][0] > 240 and seen[1][1] > 200 and seen[1][2] == 0, "down is yellow"
