@@ -64,7 +64,7 @@ class FramePairs(VideoSamples):
         return found
 
     def read_part(self, index: int | np.integer, uniforms: np.ndarray) -> np.ndarray:
-        """A pair at a random time of its video, and behind it a still image of that size, if there are any."""
+        """A pair at a random time of its video, and behind it a still image of that size, if any."""
         pair = super().read_part(index, uniforms)
         if self.stills is None:
             return pair

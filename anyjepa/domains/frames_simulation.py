@@ -10,7 +10,19 @@ __all__ = ["CLASSES", "moving_shapes"]
 
 SIDE = 64  # pixels
 PAIRS = {"train": 384, "test": 192}
-CLASSES = ["bar", "cross", "disc", "ring", "square", "star", "triangle"]
+# of each shape the pixels from crest to crest of its texture, and whether it is striped along the shape
+TEXTURES = {
+    "bar": (5.0, True),
+    "cross": (4.0, False),
+    "disc": (6.0, False),
+    "ring": (8.0, True),
+    "square": (9.0, False),
+    "star": (6.0, True),
+    "triangle": (14.0, False),
+}
+CLASSES = list(TEXTURES)
+BAND = 0.3  # standard deviation of a texture's frequencies, in octaves
+STRIPED = 0.25  # of their directions, in radians
 GROUND_SPEED, SHAPE_SPEED = 2.0, 4.0  # pixels from frame to frame, at most
 NOISE = 2.0  # standard deviation of the camera's, in grey levels
 
@@ -18,11 +30,11 @@ NOISE = 2.0  # standard deviation of the camera's, in grey levels
 def moving_shapes(split: str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pairs (n, 2, 64, 64, 3) uint8, flow (n, 64, 64, 2) float32 in pixels, labels (n,) int64 into `CLASSES`.
 
-    One of seven shapes, of any size between 11 and 19 pixels of radius, turned, anywhere in the frame. Shape
-    and ground have a texture and colours of their own, the same in both frames; each moves straight, the
-    shape by up to 4 pixels and the ground by up to 2, so that some ground is hidden and some appears. The
-    flow is that from the first frame to the second. 384 pairs of ``train`` (also None), 192 of ``test``,
-    always the same ones. Raises NoSplit for another split.
+    One of seven shapes, of any size between 13 and 21 pixels of radius, turned, anywhere in the frame. A
+    shape's texture is of its kind's grain, striped or not; the ground's is of any; colours say nothing. Each
+    moves straight, the shape by up to 4 pixels and the ground by up to 2, so that some ground is hidden and
+    some appears. The flow is that from the first frame to the second. 384 pairs of ``train`` (also None), 192
+    of ``test``, always the same ones. Raises NoSplit for another split.
     """
     words = [word.lower() for word in split_order(split)]
     name = next((word for word in words if word in PAIRS), None)
@@ -31,9 +43,10 @@ def moving_shapes(split: str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray
     random, count = np.random.default_rng([2307, 12698, list(PAIRS).index(name)]), PAIRS[name]
     labels = random.permutation(np.arange(count) % len(CLASSES))
     motion = [_within(random, count, speed) for speed in (GROUND_SPEED, SHAPE_SPEED)]
-    place = random.uniform(18, SIDE - 18, (count, 2)).astype(np.float32)
-    size, turn = random.uniform(11, 19, count), random.uniform(0, 2 * np.pi, count)
-    layers = [_painted(random, count, moved) for moved in motion]
+    place = random.uniform(20, SIDE - 20, (count, 2)).astype(np.float32)
+    size, turn = random.uniform(13, 21, count), random.uniform(0, 2 * np.pi, count)
+    spectra = [_ground(random, count), _grain(labels, turn)]
+    layers = [_painted(random, *both) for both in zip(spectra, motion, strict=True)]
     frames, covers = [], []
     for step in range(2):
         cover = _shapes(labels, place + step * motion[1], size, turn)
@@ -52,11 +65,36 @@ def _within(random: np.random.Generator, count: int, most: float) -> np.ndarray:
     return (length * np.stack([np.cos(angle), np.sin(angle)])).T.astype(np.float32)
 
 
-def _painted(random: np.random.Generator, count: int, motion: np.ndarray) -> list[np.ndarray]:
-    """(count, 64, 64, 3) float32 of each frame: smoothed noise in two colours, moved by parts of a pixel."""
+def _frequencies() -> tuple[np.ndarray, np.ndarray]:
+    """(64, 1) and (1, 33) float32 cycles a pixel, down and across."""
     down, across = np.fft.fftfreq(SIDE)[:, None], np.fft.rfftfreq(SIDE)[None, :]
+    return down.astype(np.float32), across.astype(np.float32)
+
+
+def _ground(random: np.random.Generator, count: int) -> np.ndarray:
+    """(count, 64, 33) float32 amplitudes of noise that is blurred by 0.8 to 2 pixels."""
+    down, across = _frequencies()
     blur = random.uniform(0.8, 2.0, count)[:, None, None].astype(np.float32)
-    smooth = np.exp(-2 * (np.pi * blur) ** 2 * (down**2 + across**2).astype(np.float32)).astype(np.float32)
+    return np.exp(-2 * (np.pi * blur) ** 2 * (down**2 + across**2))
+
+
+def _grain(labels: np.ndarray, turn: np.ndarray) -> np.ndarray:
+    """(count, 64, 33) float32 amplitudes of each shape's texture."""
+    down, across = _frequencies()
+    kinds = list(TEXTURES.values())
+    period = np.array([kinds[label][0] for label in labels], np.float32)[:, None, None]
+    striped = np.array([kinds[label][1] for label in labels])[:, None, None]
+    length = np.sqrt(down**2 + across**2)
+    octaves = np.log2(np.maximum(length, 1e-6) * period)
+    away = np.arctan2(down, across) - turn[:, None, None].astype(np.float32) - np.float32(np.pi / 2)
+    away = np.mod(away + np.pi / 2, np.pi) - np.pi / 2  # a wave has no front and back
+    lines = np.where(striped, np.exp(-((away / STRIPED) ** 2) / 2), 1)
+    return (np.exp(-((octaves / BAND) ** 2) / 2) * lines).astype(np.float32)
+
+
+def _painted(random: np.random.Generator, smooth: np.ndarray, motion: np.ndarray) -> list[np.ndarray]:
+    """(count, 64, 64, 3) float32 of each frame: filtered noise in two colours, moved by parts of a pixel."""
+    (down, across), count = _frequencies(), len(smooth)
     spectrum = np.fft.rfft2(random.standard_normal((count, SIDE, SIDE), np.float32)) * smooth
     # a step by parts of a pixel is a turn of each frequency, and turns along both axes are a product
     turns = [np.exp(np.complex64(-2j * np.pi) * steps[:, None] * axis.ravel()).astype(np.complex64)

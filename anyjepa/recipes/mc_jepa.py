@@ -40,13 +40,13 @@ class McJepa(Recipe):
     There is no official code, and coefficients are known from a re-implementation that agrees with what is
     recalled of the appendix: 1 for regression and reconstruction, 75 for (second-order) smoothness, 0.2 for
     the cycle, and those of each level. The reconstruction is the sum of L1, L2 and SSIM; the last
-    number of ``--photometric`` weighs the census transform, which does not mind changes of light. From memory: AdamW at 3e-4 with a
-    weight decay of 1e-6, 100 epochs, 384 images and 8 pairs a step (``--flow-every 48``). Ours: one rate for
-    encoder and estimator (recalled: a third for the latter), PWC-Net's widths for the estimator's
-    convolutions, means instead of sums, frames of 256 pixels, pixels that are occluded (a way there and back
-    does not lead home) or leave the image do not count, and gradients are clipped. Regression compares
-    features at the first frame's places: the second's are warped back to them; both directions are learned.
-    ConvNeXt-T's stages make 27.9 million parameters; the paper says 21.
+    number of ``--photometric`` weighs the census transform, which does not mind changes of light. From
+    memory: AdamW at 3e-4 with a weight decay of 1e-6, 100 epochs, 384 images and 8 pairs a step
+    (``--flow-every 48``). Ours: one rate for encoder and estimator (recalled: a third for the latter),
+    PWC-Net's widths for the estimator's convolutions, means instead of sums, frames of 256 pixels, pixels
+    that are occluded (a way there and back does not lead home) or leave the image do not count, and gradients
+    are clipped. Regression compares features at the first frame's places: the second's are warped back to
+    them; both directions are learned. ConvNeXt-T's stages make 27.9 million parameters; the paper says 21.
 
     Still images are the first frames themselves; ``--stills FOLDER`` takes others (the paper: ImageNet beside
     video). ``--content 0 --flow-every 1`` is M-JEPA, and ``--flow 0`` is VICReg alone. ``tiny`` learns from

@@ -20,6 +20,7 @@ from anyjepa.core.shared_covariance import off_diagonal, shared_covariance, spre
 from anyjepa.core.tokens import Tokens
 from anyjepa.domains.image_views import Views, in_dtype_of
 
+MOSTLY = 0.5  # share of an image that must be seen for its occlusions to be believed
 SHOWN_ERROR = 0.25  # difference of two images of 0..1 that is drawn brightest
 
 
@@ -150,7 +151,7 @@ class MotionContent(Method):
         full = upsampled(flows[0], (images.shape[2], images.shape[3]))
         seen = inside(full)
         if terms.occlusion:
-            seen = seen & visible(full, turned(full, half))
+            seen = believed(visible(full, turned(full, half)), seen)
         weights = seen.to(images.dtype)
         found = {
             "reconstruction": self.photometric(images, warp(turned(images, half), full), weights),
@@ -200,7 +201,7 @@ class MotionContent(Method):
         behind = self.estimator.finest - 1
         for one, other, flow in zip(maps[behind:], others[behind:], flows, strict=True):
             one, other = single_at_least(one), single_at_least(other)
-            weights = functional.adaptive_avg_pool2d(seen, flow.shape[2:])
+            weights = functional.adaptive_avg_pool2d(seen, (flow.shape[2], flow.shape[3]))
             if self.terms.regression:
                 regression = regression + mean_where((warp(other, flow) - one).square(), weights)
             if self.terms.cycle:
@@ -313,6 +314,16 @@ class MotionContent(Method):
         if self.estimator is None:
             return {}
         return {"flow_weight": self.weights[0] if context.progress >= self.start else 0.0}
+
+
+def believed(seen: Tensor, within: Tensor) -> Tensor:
+    """What is seen, of images that are mostly seen; of others all that lies `within`.
+
+    Flow in which nothing leads home hides everything, and costs nothing: what is hidden must stay the
+    exception.
+    """
+    mostly = seen.double().mean((1, 2, 3), keepdim=True) > MOSTLY
+    return within & (seen | ~mostly)
 
 
 def turned(values: Tensor, half: int) -> Tensor:

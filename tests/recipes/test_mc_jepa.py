@@ -95,7 +95,7 @@ def test_frames_that_stand_still_cost_nothing():
 
 
 def test_a_way_there_and_back_by_whole_pixels_changes_nothing():
-    """Where both ways stay within the image; the regression is 0 too where the other frame is the first, moved."""
+    """Where both ways stay inside; the regression is 0 too where the other frame is the first, moved."""
     made = method(depths=(), dense_level=1, level_variance=(0.0, 0.0), level_covariance=(0.0, 0.0),
                   finest_level=2)  # fmt: skip
     first = torch.rand(1, 5, 16, 16, dtype=torch.float64)
