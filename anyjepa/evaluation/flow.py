@@ -85,14 +85,14 @@ def flow(
     if opencv and _has_opencv():
         names += [f"_{name}" for name in BASELINES]
     tallies = {name: Tally() for name in names}
-    left, home, seen = [], [], 0
+    left, home, seen = np.zeros(2), [], 0
     for index, pair in _read(opened, samples, chosen):
         frames = torch.from_numpy(pair).movedim(4 - 1, 1).unsqueeze(0).to(opened.device)
         frames = frames.to(torch.float32) if frames.dtype == torch.uint16 else frames
         there, back = method.flow(frames), method.flow(frames.flip(1))
         seen += 1
         before, after, returned = _unlabelled(method, frames, there, back)
-        left.append(after / max(before, 1e-12))
+        left += before, after
         home.append(returned)
         if out is not None:
             _write(Path(out), samples.identity(index), there)
@@ -115,7 +115,10 @@ def flow(
         raise UserError(f"no pair of {samples.source} can be read{first}.")
     source = data if isinstance(data, str) else opened.config["data"]["source"] if data is None else "array"
     result: dict[str, Any] = {"data": source, "part": part, "pairs": seen, "known": len(tallies[""].errors)}
-    result |= {"photometric_left": float(np.mean(left)), "forward_backward_error": float(np.mean(home))}
+    result |= {
+        "photometric_left": float(left[1] / max(left[0], 1e-12)),
+        "forward_backward_error": float(np.mean(home)),
+    }
     if tallies[""].errors:
         result |= _summed(tallies)
         _keep(opened, result)
