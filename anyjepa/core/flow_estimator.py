@@ -36,6 +36,11 @@ class Correction(nn.Module):
         return self.out(self.layers(known))
 
 
+def distinct(features: Tensor) -> Tensor:
+    """A map less its mean over places, of unit length at each: what all places share would make all alike."""
+    return functional.normalize(features - features.mean((2, 3), keepdim=True))
+
+
 class FlowEstimator(nn.Module):
     """From the maps of two images at every level to the flow from the first to the second at every level.
 
@@ -79,7 +84,7 @@ class FlowEstimator(nn.Module):
                 other = warp(other, flow)
             else:
                 flow = torch.zeros_like(one[:, :2], dtype=torch.promote_types(one.dtype, torch.float32))
-            likeness = correlation(functional.normalize(one), functional.normalize(other), self.radius)
+            likeness = correlation(distinct(one), distinct(other), self.radius)
             told = functional.layer_norm(one.permute(0, 2, 3, 1), one.shape[1:2]).permute(0, 3, 1, 2)
             known = torch.cat([likeness, self.context[place](told), flow.to(one.dtype)], dim=1)
             correction = self.corrections[0 if len(self.corrections) == 1 else place](known)

@@ -71,5 +71,6 @@ def smoothness(flow: Flow, image: Map, edge: float = 10.0, second_order: bool = 
             contrast = torch.maximum(
                 contrast.narrow(axis, 0, length - 1), contrast.narrow(axis, 1, length - 1)
             )
-        found.append((change.abs() * torch.exp(-edge * contrast)).mean())
+        cost = change.abs() * torch.exp(-edge * contrast)
+        found.append(cost.sum() / share_of_all(cost.new_tensor(float(cost.numel()))))
     return (found[0] + found[1]) / 2

@@ -68,12 +68,13 @@ class McJepa(Recipe):
         "paper": {},
         "tiny": {
             "image_size": (64, 64), "view_size": (64, 64), "loaded_size": 64, "width": 16, "depths": (1, 1),
-            "drop_path": 0.0, "layer_scale": 0.1, "dense_level": 3, "estimator_widths": (32, 32),
-            "context": 16, "finest_level": 2, "photometric": (0.0, 0.0, 0.0, 1.0), "smooth": 1.0,
+            "drop_path": 0.0, "layer_scale": 0.1, "dense_level": 3, "estimator_widths": (32, 16),
+            "context": 8, "radius": 2, "photometric": (1.0, 0.0, 1.0, 0.0), "smooth": 0.3,
+            "smooth_order": "first",
             "level_variance": (0.01, 0.01, 0.01, 0.01), "level_covariance": (0.04, 0.04, 0.001, 0.0),
             "expander": (256, 256, 256), "view_area": (0.5, 1.0), "grey": 0.0, "solarise": 0.0, "blur": 0.0,
-            "crop_area": (0.8, 1.0), "flow": 1.0, "flow_every": 4, "flow_start": 0.0,
-            "epochs": 100.0, "warmup_epochs": 5.0, "batch_size": 64, "start_learning_rate": 1e-4,
+            "crop_area": (0.8, 1.0), "flow": 10.0, "flow_every": 8, "flow_start": 0.0,
+            "epochs": 60.0, "warmup_epochs": 3.0, "batch_size": 64, "start_learning_rate": 1e-4,
             "learning_rate": 2e-3,
         },
     }  # fmt: skip

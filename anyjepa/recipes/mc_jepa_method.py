@@ -109,12 +109,22 @@ class MotionContent(Method):
                 found |= self.flow_losses(batch["frames"][first :: self.every])
                 total = total + self.weights[0] * found["flow"]
             else:
-                # what waits for its turn has a gradient of 0 in every process
-                total = total + 0 * sum(part.sum() for part in self.estimator.parameters())
+                total = total + self._waiting()
         if "embedding" not in found:
             with torch.no_grad():
                 found["embedding"] = self.encoder(batch["frames"][:, 0])
         return {"loss": total, **found}
+
+    def _waiting(self) -> Tensor:
+        """0, with a gradient of 0 to the estimator: processes share gradients of all parts in every step."""
+        assert self.estimator is not None
+        sides = [2**step for step in reversed(range(len(self.encoder.widths)))]
+        like = self.encoder.mean
+        maps = [
+            like.new_zeros((1, width, side, side))
+            for width, side in zip(self.encoder.widths, sides, strict=True)
+        ]
+        return 0 * sum((flow.sum() for flow in self.estimator(maps, maps)), start=like.new_zeros(()))
 
     def content_losses(self, batch: Batch, context: Context) -> dict[str, Tensor]:
         """``content``: VICReg of two views of each image; ``invariance`` and ``content_spread`` of it."""
