@@ -12,25 +12,25 @@ SIDE = 64  # pixels
 PAIRS = {"train": 384, "test": 192}
 # of each shape the pixels from crest to crest of its texture, and whether it is striped along the shape
 TEXTURES = {
-    "bar": (5.0, True),
     "cross": (4.0, False),
-    "disc": (6.0, False),
-    "ring": (8.0, True),
-    "square": (9.0, False),
-    "star": (6.0, True),
-    "triangle": (14.0, False),
+    "disc": (7.0, False),
+    "ring": (7.0, True),
+    "square": (12.0, False),
+    "star": (4.0, True),
+    "triangle": (12.0, True),
 }
 CLASSES = list(TEXTURES)
-BAND = 0.3  # standard deviation of a texture's frequencies, in octaves
+BAND = 0.25  # standard deviation of a texture's frequencies, in octaves
 STRIPED = 0.25  # of their directions, in radians
 GROUND_SPEED, SHAPE_SPEED = 2.0, 4.0  # pixels from frame to frame, at most
+CONTRASTS = ((8, 16), (25, 45))  # least and greatest deviation of the ground's texture, and the shape's
 NOISE = 2.0  # standard deviation of the camera's, in grey levels
 
 
 def moving_shapes(split: str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pairs (n, 2, 64, 64, 3) uint8, flow (n, 64, 64, 2) float32 in pixels, labels (n,) int64 into `CLASSES`.
 
-    One of seven shapes, of any size between 13 and 21 pixels of radius, turned, anywhere in the frame. A
+    One of six shapes, of any size between 18 and 26 pixels of radius, turned, anywhere in the frame. A
     shape's texture is of its kind's grain, striped or not; the ground's is of any; colours say nothing. Each
     moves straight, the shape by up to 4 pixels and the ground by up to 2, so that some ground is hidden and
     some appears. The flow is that from the first frame to the second. 384 pairs of ``train`` (also None), 192
@@ -43,10 +43,10 @@ def moving_shapes(split: str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray
     random, count = np.random.default_rng([2307, 12698, list(PAIRS).index(name)]), PAIRS[name]
     labels = random.permutation(np.arange(count) % len(CLASSES))
     motion = [_within(random, count, speed) for speed in (GROUND_SPEED, SHAPE_SPEED)]
-    place = random.uniform(20, SIDE - 20, (count, 2)).astype(np.float32)
-    size, turn = random.uniform(13, 21, count), random.uniform(0, 2 * np.pi, count)
+    place = random.uniform(22, SIDE - 22, (count, 2)).astype(np.float32)
+    size, turn = random.uniform(18, 26, count), random.uniform(0, 2 * np.pi, count)
     spectra = [_ground(random, count), _grain(labels, turn)]
-    layers = [_painted(random, *both) for both in zip(spectra, motion, strict=True)]
+    layers = [_painted(random, *each) for each in zip(spectra, motion, CONTRASTS, strict=True)]
     frames, covers = [], []
     for step in range(2):
         cover = _shapes(labels, place + step * motion[1], size, turn)
@@ -72,9 +72,9 @@ def _frequencies() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _ground(random: np.random.Generator, count: int) -> np.ndarray:
-    """(count, 64, 33) float32 amplitudes of noise that is blurred by 0.8 to 2 pixels."""
+    """(count, 64, 33) float32 amplitudes of noise that is blurred by about a pixel."""
     down, across = _frequencies()
-    blur = random.uniform(0.8, 2.0, count)[:, None, None].astype(np.float32)
+    blur = random.uniform(1.0, 1.3, count)[:, None, None].astype(np.float32)
     return np.exp(-2 * (np.pi * blur) ** 2 * (down**2 + across**2))
 
 
@@ -92,7 +92,9 @@ def _grain(labels: np.ndarray, turn: np.ndarray) -> np.ndarray:
     return (np.exp(-((octaves / BAND) ** 2) / 2) * lines).astype(np.float32)
 
 
-def _painted(random: np.random.Generator, smooth: np.ndarray, motion: np.ndarray) -> list[np.ndarray]:
+def _painted(
+    random: np.random.Generator, smooth: np.ndarray, motion: np.ndarray, contrast: tuple[int, int]
+) -> list[np.ndarray]:
     """(count, 64, 64, 3) float32 of each frame: filtered noise in two colours, moved by parts of a pixel."""
     (down, across), count = _frequencies(), len(smooth)
     spectrum = np.fft.rfft2(random.standard_normal((count, SIDE, SIDE), np.float32)) * smooth
@@ -102,10 +104,11 @@ def _painted(random: np.random.Generator, smooth: np.ndarray, motion: np.ndarray
     second = spectrum * turns[0][:, :, None] * turns[1][:, None, :]
     found = [np.fft.irfft2(one, s=(SIDE, SIDE)).astype(np.float32) for one in (spectrum, second)]
     scale = 1 / found[0].std(axis=(1, 2), keepdims=True)
-    base, contrast = (
-        random.uniform(low, high, (count, 1, 1, 3)).astype(np.float32) for low, high in ((60, 195), (10, 40))
+    base, tint, strength = (
+        random.uniform(*ends, (count, 1, 1, channels)).astype(np.float32)
+        for ends, channels in (((115, 140), 1), ((-4, 4), 3), (contrast, 1))
     )
-    return [base + contrast * (one * scale)[..., None] for one in found]
+    return [base + tint + strength * (one * scale)[..., None] for one in found]
 
 
 def _shapes(labels: np.ndarray, place: np.ndarray, size: np.ndarray, turn: np.ndarray) -> np.ndarray:
@@ -123,8 +126,6 @@ def _shapes(labels: np.ndarray, place: np.ndarray, size: np.ndarray, turn: np.nd
 
 def _outside(name: str, x: np.ndarray, y: np.ndarray, size: np.ndarray) -> np.ndarray:
     """Pixels that a place lies outside the shape, about; below 0 within."""
-    if name == "bar":
-        return np.maximum(np.abs(x) - size, np.abs(y) - 0.35 * size)
     if name == "cross":
         long, narrow = np.maximum(np.abs(x), np.abs(y)), np.minimum(np.abs(x), np.abs(y))
         return np.maximum(long - size, narrow - 0.3 * size)

@@ -68,14 +68,14 @@ class McJepa(Recipe):
         "paper": {},
         "tiny": {
             "image_size": (64, 64), "view_size": (64, 64), "loaded_size": 64, "width": 16, "depths": (1, 1),
-            "drop_path": 0.0, "layer_scale": 0.1, "dense_level": 3, "estimator_widths": (32, 16),
-            "context": 8, "radius": 2, "photometric": (1.0, 0.0, 1.0, 0.0), "smooth": 0.3,
+            "drop_path": 0.0, "layer_scale": 1.0, "dense_level": 3, "estimator_widths": (32, 16),
+            "context": 8, "radius": 2, "photometric": (1.0, 0.0, 1.0, 0.0), "smooth": 1.0,
             "smooth_order": "first",
             "level_variance": (0.01, 0.01, 0.01, 0.01), "level_covariance": (0.04, 0.04, 0.001, 0.0),
-            "expander": (256, 256, 256), "view_area": (0.5, 1.0), "grey": 0.0, "solarise": 0.0, "blur": 0.0,
+            "expander": (128, 128, 64), "view_area": (0.5, 1.0), "grey": 0.0, "solarise": 0.0, "blur": 0.0,
             "crop_area": (0.8, 1.0), "flow": 10.0, "flow_every": 8, "flow_start": 0.0,
-            "epochs": 60.0, "warmup_epochs": 3.0, "batch_size": 64, "start_learning_rate": 1e-4,
-            "learning_rate": 2e-3,
+            "epochs": 40.0, "warmup_epochs": 2.0, "batch_size": 64, "start_learning_rate": 1e-4,
+            "learning_rate": 3e-3,
         },
     }  # fmt: skip
 
@@ -200,7 +200,12 @@ class McJepa(Recipe):
             # batch normalisation takes the mean off, and with it any bias
             parts += [nn.Linear(width, wide, bias=False), nn.BatchNorm1d(wide), nn.ReLU()]
             width = wide
-        return nn.Sequential(*parts, nn.Linear(width, self.expander[-1], bias=False))
+        parts.append(nn.Linear(width, self.expander[-1], bias=False))
+        for part in parts:
+            if isinstance(part, nn.Linear):
+                # so that dimensions begin with about the spread that they are asked to have
+                nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
+        return nn.Sequential(*parts)
 
     def draw(self, samples: list[np.ndarray] | np.ndarray, uniforms: np.ndarray) -> Batch:
         """The same random crop of both frames of each pair, and the still image, squeezed into a square."""
