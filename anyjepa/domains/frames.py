@@ -21,14 +21,14 @@ from anyjepa.domains.video_files import VIDEOS
 
 __all__ = ["Frames"]
 
-DRAWN = 150  # pixels that a picture of a figure is wide
+DRAWN = 128  # pixels that a picture of a figure is wide
 
 
 class Frames(Video):
     """Pairs of neighbouring frames. A batch is {"frames": (n, 2, channels, height, width)}, in raw units.
 
-    Flow and its errors are drawn too: {"flow": (n, 2, height, width)} in pixels, {"error": (n, height,
-    width)} in 0..1, {"frames": (n, 1, ...)} for a single one.
+    With {"flow": (n, 2, height, width)} in pixels, {"warped": (n, channels, height, width)}, {"before"} and
+    {"after"} (n, height, width) in 0..1 it is drawn with them.
     """
 
     name = "frames"
@@ -78,33 +78,35 @@ class Frames(Video):
     def picture(
         self, batch: dict[str, Tensor], index: int, facts: dict, colours: Tensor | None = None
     ) -> np.ndarray:
-        """The first frame, its places painted by ``colours``; flow by the wheel, errors by heat."""
-        shown = _enlarged(_pictured(batch, index))
+        """The first frame, at least 96 pixels on its longer side, its places painted by ``colours``."""
+        shown = _enlarged(_visible(batch["frames"][index, 0].detach().cpu().numpy()))
         return shown if colours is None else _painted(shown, colours.detach().cpu().numpy(), None)
 
     def figure(
         self, batch: dict[str, Tensor], index: int, facts: dict, colours: Tensor | None = None
     ) -> str | None:
-        """Flow beside the wheel, with the longest that is drawn; frames as pictures (None)."""
+        """A pair with its flow: both frames, the flow and the wheel, the second frame warped, differences.
+
+        None for a batch without flow, where the picture does.
+        """
         if "flow" not in batch:
             return None
-        flow = _flow(batch, index)
+        flow = batch["flow"][index].detach().float().cpu().numpy().transpose(1, 2, 0)
         longest = float(np.nanmax(np.hypot(flow[..., 0], flow[..., 1]), initial=0.0))
+        frames, warped = batch["frames"][index].detach().cpu().numpy(), batch["warped"][index].cpu().numpy()
+        apart = [heat(batch[name][index].detach().float().cpu().numpy()) for name in ("before", "after")]
         return captioned(
-            [(_enlarged(flow_colours(flow)), "flow"), (wheel(49), f"rim: {longest:.1f} px")], DRAWN // 2
+            [
+                (_enlarged(_visible(frames[0])), "first frame"),
+                (_enlarged(_visible(frames[1])), "second frame"),
+                (_enlarged(flow_colours(flow)), "flow from first to second"),
+                (wheel(), f"rim: {longest:.1f} pixels"),
+                (_enlarged(_visible(warped)), "second, warped back"),
+                (_enlarged(apart[0]), "difference before"),
+                (_enlarged(apart[1]), "difference after warping"),
+            ],
+            DRAWN,
         )
-
-
-def _flow(batch: dict[str, Tensor], index: int) -> np.ndarray:
-    return batch["flow"][index].detach().float().cpu().numpy().transpose(1, 2, 0)
-
-
-def _pictured(batch: dict[str, Tensor], index: int) -> np.ndarray:
-    if "flow" in batch:
-        return flow_colours(_flow(batch, index))
-    if "error" in batch:
-        return heat(batch["error"][index].detach().float().cpu().numpy())
-    return _visible(batch["frames"][index, 0].detach().cpu().numpy())
 
 
 def _enlarged(picture: np.ndarray) -> np.ndarray:

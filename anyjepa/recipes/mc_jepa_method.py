@@ -85,6 +85,13 @@ class MotionContent(Method):
         self.every, self.start, self.scale = every, start if expander is not None else 0.0, scale
         self.draws = expander is not None
 
+    imagining = (
+        "Each pair of frames; the flow from the first to the second, in the colours of the wheel beside it "
+        "(its rim is the longest flow of the pair); the second frame warped back by that flow, which should "
+        "look like the first; and how the frames differ before and after warping, white for a quarter of the "
+        "range of values or more."
+    )
+
     @property
     def backbone(self) -> nn.Module:
         """The encoder, without the estimator of flow."""
@@ -275,20 +282,17 @@ class MotionContent(Method):
         return self.encoder(views.flatten(0, 1)).unflatten(0, (count, -1)).transpose(0, 1)
 
     def imagined(self, batch: Batch) -> dict[str, Batch]:
-        """Both frames, the flow, the second frame warped back by it, and what differs before and after."""
+        """The flow of each pair, the second frame warped back by it, and what differs before and after."""
         frames = batch["frames"]
-        found: dict[str, Batch] = {"first": {"frames": frames[:, :1]}, "second": {"frames": frames[:, 1:]}}
         if self.estimator is None:
-            return found
+            return {"frames": {"frames": frames}}
         flow = self.flow(frames)
         back = warp(frames[:, 1].to(self._dtype), flow)
         first = self.shown(frames[:, 0])
         apart = [(self.shown(one) - first).abs().mean(1) / SHOWN_ERROR for one in (frames[:, 1], back)]
-        return found | {
-            "flow": {"flow": flow},
-            "second, warped back": {"frames": in_dtype_of(back, frames).unsqueeze(1)},
-            "difference before": {"error": apart[0]},
-            "difference after warping": {"error": apart[1]},
+        warped = in_dtype_of(back, frames)
+        return {
+            "flow": {"frames": frames, "flow": flow, "warped": warped, "before": apart[0], "after": apart[1]}
         }
 
     def health(self, batches: Iterable[Batch], context: Context) -> dict[str, float]:

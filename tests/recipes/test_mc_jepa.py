@@ -12,6 +12,7 @@ from anyjepa.core.flow import inside, warp
 from anyjepa.core.method import Context
 from anyjepa.core.pyramid import Pyramid
 from anyjepa.core.shared_covariance import off_diagonal, shared_covariance, spread_hinge
+from anyjepa.domains import domains
 from anyjepa.engine.randomness import step_generator
 from anyjepa.engine.run import build_method
 from anyjepa.recipes import mc_jepa_method, recipe
@@ -210,7 +211,7 @@ def test_each_task_can_be_left_out():
     assert small().draw(samples, chances).keys() == {"frames", "still", "aspect"}
     with pytest.raises(ValueError, match="learns no flow"):
         content.flow(pictures(1, 2, 3, 16, 16))
-    assert content.imagined(batch()).keys() == {"first", "second"}
+    assert content.imagined(batch()).keys() == {"frames"}
     assert content.health([batch()], context()) == {}
 
 
@@ -238,13 +239,14 @@ def test_an_embedding_is_that_of_the_first_frame():
 
 def test_what_warping_explains_is_drawn():
     made, frames = method().eval(), pictures(2, 2, 3, 16, 16)
-    shown = made.imagined({"frames": frames})
-    assert torch.equal(shown["second"]["frames"], frames[:, 1:])
-    flow = shown["flow"]["flow"]
-    back = warp(frames[:, 1].double(), flow).round().to(torch.uint8)
-    assert torch.equal(shown["second, warped back"]["frames"][:, 0], back)
+    shown = made.imagined({"frames": frames})["flow"]
+    back = warp(frames[:, 1].double(), shown["flow"]).round().to(torch.uint8)
+    assert torch.equal(shown["warped"], back)
     apart = (frames[:, 1].double() - frames[:, 0].double()).abs().mean(1) / 255 / mc_jepa_method.SHOWN_ERROR
-    torch.testing.assert_close(shown["difference before"]["error"], apart)
+    torch.testing.assert_close(shown["before"], apart)
+    html = domains()["frames"].figure(shown, 0, FACTS)
+    assert html.count("<img") == 7 and "rim: " in html
+    assert domains()["frames"].figure({"frames": frames}, 0, FACTS) is None
 
 
 def test_health_without_truth():
