@@ -99,11 +99,11 @@ class Frames(Video):
             [
                 (_enlarged(_visible(frames[0])), "first frame"),
                 (_enlarged(_visible(frames[1])), "second frame"),
-                (_enlarged(flow_colours(flow)), "flow from first to second"),
+                (_enlarged(flow_colours(flow)), "flow"),
                 (wheel(), f"rim: {longest:.1f} pixels"),
                 (_enlarged(_visible(warped)), "second, warped back"),
                 (_enlarged(apart[0]), "difference before"),
-                (_enlarged(apart[1]), "difference after warping"),
+                (_enlarged(apart[1]), "difference after"),
             ],
             DRAWN,
         )

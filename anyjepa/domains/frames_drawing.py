@@ -79,4 +79,4 @@ def captioned(pictures: list[tuple[np.ndarray, str]], width: int) -> str:
             f'src="data:image/png;base64,{data}" alt="{said}">'
             f'<figcaption style="font-size:11px">{said}</figcaption></figure>'
         )
-    return f'<div style="display:flex;flex-wrap:wrap;gap:6px;align-items:flex-end">{"".join(parts)}</div>'
+    return f'<div style="display:flex;flex-wrap:wrap;gap:6px;align-items:flex-start">{"".join(parts)}</div>'
