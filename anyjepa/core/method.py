@@ -47,6 +47,9 @@ class Method(nn.Module):
     draws: bool = True
     """Whether a step draws anything at random, beside its batch."""
 
+    imagining: str = ""
+    """What the report says of what `imagined` shows; empty for what it says of clips that are foretold."""
+
     @property
     def backbone(self) -> nn.Module:
         """The module that `embed` uses: what a user takes away."""

@@ -53,7 +53,7 @@ def _expected(
             words = f"{kind} frames of sample {name}"
             row.append(sections.shown(run.domain, run.facts, one, index, words, f"{name}: {kind}", gain))
         rows.append(row)
-    return Imagined(rows, gain)
+    return Imagined(rows, gain, run.method.imagining)
 
 
 @torch.inference_mode()

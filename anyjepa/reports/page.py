@@ -120,10 +120,14 @@ class SampleViews:
 
 @dataclass(frozen=True)
 class Imagined:
-    """Samples as they came, beside what was expected of them; pictures are drawn `gain` times as bright."""
+    """Samples as they came, beside what was expected of them; pictures are drawn `gain` times as bright.
+
+    ``words`` say what is seen; empty for clips that were foretold.
+    """
 
     rows: Sequence[Sequence[Picture]]
     gain: float = 1.0
+    words: str = ""
 
 
 @dataclass(frozen=True)
