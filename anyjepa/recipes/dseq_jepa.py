@@ -67,7 +67,10 @@ class DSeqJepa(IJepa):
         "released": {
             "start_learning_rate": 2e-4, "learning_rate": 8e-4, "final_learning_rate": 1e-4,
         },
-        "tiny": IJepa.presets["tiny"] | {"regions": 4, "least_region": 0.1, "epochs": 30.0, "warmup_epochs": 3.0},
+        "tiny": IJepa.presets["tiny"] | {
+            "width": 64, "depth": 3, "heads": 2, "predictor_width": 32, "predictor_heads": 2,
+            "regions": 4, "least_region": 0.1, "epochs": 40.0, "warmup_epochs": 4.0,
+        },
         "tiny-grey": IJepa.presets["tiny-grey"] | {"regions": 4, "least_region": 0.1},
     }  # fmt: skip
 
