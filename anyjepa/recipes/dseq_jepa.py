@@ -69,9 +69,12 @@ class DSeqJepa(IJepa):
         },
         "tiny": IJepa.presets["tiny"] | {
             "width": 64, "depth": 3, "heads": 2, "predictor_width": 32, "predictor_heads": 2,
-            "regions": 4, "least_region": 0.1, "epochs": 40.0, "warmup_epochs": 4.0,
+            "regions": 4, "least_region": 0.03, "epochs": 40.0, "warmup_epochs": 4.0,
         },
-        "tiny-grey": IJepa.presets["tiny-grey"] | {"regions": 4, "least_region": 0.1},
+    }  # fmt: skip
+    # regions need a finer grid than I-JEPA's tiny-grey has
+    presets["tiny-grey"] = presets["tiny"] | {
+        "image_size": (28, 28), "crop_area": (0.6, 1.0), "momentum": (0.99, 1.0),
     }  # fmt: skip
 
     epochs: float = 600.0  # passes over the data

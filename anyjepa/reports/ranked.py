@@ -93,9 +93,9 @@ def numbered(
     radius = 0.075 * max(height, width)
     # numbers of our own and an encoded picture: nothing in here can be markup
     marks = "".join(
-        f'<circle cx="{across * width:.1f}" cy="{down * height:.1f}" r="{radius:.1f}" fill="#000c"/>'
+        f'<circle cx="{across * width:.1f}" cy="{down * height:.1f}" r="{radius:.1f}" style="fill:#000c"/>'
         f'<text x="{across * width:.1f}" y="{down * height:.1f}" dy="0.36em" text-anchor="middle" '
-        f'font-size="{1.4 * radius:.1f}" font-weight="700" fill="#fff">{number}</text>'
+        f'font-size="{1.4 * radius:.1f}" font-weight="700" style="fill:#fff">{number}</text>'
         for number, (across, down) in enumerate(places, 1)
     )
     drawing = (
