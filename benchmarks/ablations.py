@@ -6,7 +6,7 @@ collapses.
 
     python benchmarks/ablations.py --data CIFAR_FOLDER --steps 1500 --width 64 --depth 3 --heads 2
     python benchmarks/ablations.py --recipe ecg-jepa --steps 600
-    python benchmarks/ablations.py --recipe dseq-jepa --data CIFAR_FOLDER --steps 1500
+    python benchmarks/ablations.py --recipe dseq-jepa --preset tiny-photos --data CIFAR_FOLDER
 
 Other flags are fields of the recipe, for all settings.
 """
