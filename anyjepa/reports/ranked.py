@@ -99,7 +99,7 @@ def numbered(
         for number, (across, down) in enumerate(places, 1)
     )
     drawing = (
-        f'<svg viewBox="0 0 {width} {height}" style="width:100%;display:block">'
+        f'<svg viewBox="0 0 {width} {height}" style="width:100%;display:block;border-radius:6px">'
         f'<image href="{data_uri(pixels)}" width="{width}" height="{height}" '
         f'style="image-rendering:pixelated"/>{marks}</svg>'
     )
