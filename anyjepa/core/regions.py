@@ -111,10 +111,11 @@ def salient_regions(
     stretched, levels = grey_levels(saliency.float().nan_to_num(0.0, 0.0, 0.0))
     patches, outside = saliency.shape[1], count - 1
     component = connected(levels > otsu(levels)[:, None], shape)
-    # one place more than patches, which takes what is not in the foreground
-    size = stretched.new_zeros(len(saliency), patches + 1)
-    total = size.scatter_add(1, component, stretched)[:, :patches]
-    size = size.scatter_add(1, component, torch.ones_like(stretched))[:, :patches]
+    index = torch.arange(patches, device=saliency.device)
+    # sums along an axis, not scattered ones, whose order on a GPU is never the same
+    belongs = component.unsqueeze(1) == index.unsqueeze(1)
+    total = torch.where(belongs, stretched.unsqueeze(1), 0.0).sum(2)
+    size = belongs.sum(2)
     # the margin keeps a product such as 0.1 * 30 from asking for more than 3
     kept = size >= max(1.0, least * patches - 1e-6)
     score = torch.where(kept, total / size.clamp(min=1), -1.0)
