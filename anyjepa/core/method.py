@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
@@ -105,6 +105,13 @@ class Method(nn.Module):
         """
         raise NotImplementedError
 
+    def ranked(self, batch: Batch) -> tuple[Int[Tensor, "batch tokens"], Float[Tensor, "batch tokens"]]:
+        """The order in which tokens of whole samples are predicted, 0 first, and their saliency in 0..1.
+
+        For methods that predict regions one after the other; reports number them.
+        """
+        raise NotImplementedError
+
     def health(self, batches: Iterable[Batch], context: Context) -> dict[str, float]:
         """Measures of this method alone, by name, over batches of samples; shown by ``anyjepa inspect``."""
         return {}
@@ -173,8 +180,11 @@ class MaskedJepa(Method):
 
     def losses(self, batch: Batch, context: Context) -> dict[str, Tensor]:
         """``loss``; ``relaxed``: share of samples whose context overlaps a target; ``embedding``."""
+        return self.compared(self.target(self.encoder, batch), batch, context)
+
+    def compared(self, whole: Tokens, batch: Batch, context: Context) -> dict[str, Tensor]:
+        """What `losses` gives, where the target's tokens of the whole samples are known already."""
         masks = self.masks(batch, context)
-        whole: Tokens = self.target(self.encoder, batch)
         goal = take(whole.values, masks.targets.flatten(1)).unflatten(1, masks.targets.shape[1:])
         goal = single_at_least(goal)
         if self.normalise_targets:

@@ -22,7 +22,17 @@ from anyjepa.engine.run import Run, load
 from anyjepa.evaluation.inspection import add_views, assess
 from anyjepa.reports import sections, summary
 from anyjepa.reports.masked import drawn, tokens_of
-from anyjepa.reports.page import Content, Health, Imagined, Masks, Patches, SampleViews, encoded, render
+from anyjepa.reports.page import (
+    Content,
+    Health,
+    Imagined,
+    Masks,
+    Patches,
+    Ranked,
+    SampleViews,
+    encoded,
+    render,
+)
 from anyjepa.reports.sections import Labels, Looked
 
 SHOWN = 6  # samples of the masks, neighbours and patches
@@ -208,7 +218,7 @@ class _Look:
         named = [("this run", self.looked.embeddings), ("untrained", self.untrained)]
         return [(name, embeddings) for name, embeddings in named if bool(torch.isfinite(embeddings).all())]
 
-    def masks(self) -> Masks | SampleViews | Imagined | str:
+    def masks(self) -> Masks | Ranked | SampleViews | Imagined | str:
         """Masks over the samples shown, their views, what is expected of them, or why there is nothing."""
         return drawn(self.run, self.batch, self.names, self.gain, self.seed)
 

@@ -22,7 +22,7 @@ from anyjepa.engine.survey import Candidate, Found, also, identify
 from anyjepa.reports import sections
 from anyjepa.reports.look_words import busy_words, describe_labels, doubts, duration, size, unknown
 from anyjepa.reports.masked import drawn
-from anyjepa.reports.page import Imagined, Masks, SampleViews, encoded
+from anyjepa.reports.page import Imagined, Masks, Ranked, SampleViews, encoded
 
 DRAWN = 4  # samples that masks are drawn over
 BUSY = 1.6  # steps take so many times the quickest: other work has the processors
@@ -229,6 +229,7 @@ def _write(path: Path, domain: Domain, proposal: Proposal, result: dict[str, Any
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.tests["ranked"] = lambda section: isinstance(section, Ranked)
     environment.tests["views"] = lambda section: isinstance(section, SampleViews)
     environment.tests["imagined"] = lambda section: isinstance(section, Imagined)
     environment.tests["absent"] = lambda section: isinstance(section, str)
@@ -248,7 +249,7 @@ def _write(path: Path, domain: Domain, proposal: Proposal, result: dict[str, Any
     return path
 
 
-def _masks(domain: Domain, proposal: Proposal, seed: int) -> Masks | SampleViews | Imagined | str:
+def _masks(domain: Domain, proposal: Proposal, seed: int) -> Masks | Ranked | SampleViews | Imagined | str:
     """Masks over a few samples, by a method that nothing has been learned by yet."""
     samples, kind = proposal.samples, proposal.kind
     try:

@@ -111,6 +111,14 @@ class Masks:
 
 
 @dataclass(frozen=True)
+class Ranked:
+    """Samples with what stands out of them and their regions by number; drawn `gain` times as bright."""
+
+    samples: Sequence[MaskedSample]
+    gain: float = 1.0
+
+
+@dataclass(frozen=True)
 class SampleViews:
     """Samples, each with the views that its method asks to agree, and what brightens all pictures."""
 
@@ -228,7 +236,7 @@ class Content:
         curves: charts over steps, or why there are none.
         small_curves: further charts, drawn smaller.
         spectrum: chart of singular values.
-        masks: masks over samples, or views or expectations of them for a method that hides nothing.
+        masks: masks over samples, regions in order, or views or expectations for what hides nothing.
         neighbours: nearest neighbours.
         patches: principal components of the patch tokens.
         map: the 2-D map.
@@ -249,7 +257,7 @@ class Content:
     curves: Sequence[Chart] | str
     small_curves: Sequence[Chart]
     spectrum: Chart | str
-    masks: Masks | SampleViews | Imagined | str
+    masks: Masks | Ranked | SampleViews | Imagined | str
     neighbours: Neighbours | str
     patches: Patches | str
     map: EmbeddingMap | str
@@ -278,6 +286,7 @@ def render(content: Content) -> str:
         lstrip_blocks=True,
     )
     environment.filters["score_text"] = charts.score_text
+    environment.tests["ranked"] = lambda section: isinstance(section, Ranked)
     environment.tests["views"] = lambda section: isinstance(section, SampleViews)
     environment.tests["imagined"] = lambda section: isinstance(section, Imagined)
     environment.tests["absent"] = lambda section: isinstance(section, str)
