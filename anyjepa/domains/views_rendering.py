@@ -10,7 +10,7 @@ __all__ = ["CLASSES", "SOURCE", "quaternions", "synthetic_turntable"]
 
 SOURCE = "synthetic-turntable"
 SIDE, VIEWS = 24, 8  # pixels a side, views a thing
-TURN = np.pi / 2  # greatest angle about each axis, as of 3DIEBench
+TURN = np.pi / 4  # greatest angle about each axis
 EACH = {"train": 32, "test": 24}  # things of every class
 FLOOR = 90.0  # of 255, the brightest floor
 DARKER = (1.0, 0.7, 0.45, 0.45)  # brightness of the pieces of a solid
@@ -72,7 +72,7 @@ def synthetic_turntable(split: str | None) -> tuple[np.ndarray, np.ndarray, np.n
     A pose is the rotation as a quaternion, and the hues of floor and light, 0 to 1, which are of each view,
     as in 3DIEBench: what all views of a thing share is its shape. 32 things of each of eight kinds for
     ``train`` (also None), 24 others for ``test`` and ``val``, always the same, each stretched in its own way
-    and turned about each axis by up to a right angle. Raises NoSplit for another name.
+    and turned about each axis by up to half a right angle. Raises NoSplit for another name.
     """
     words = [word.lower() for word in split_order(split)]
     part = next((name for name in EACH if name in words), None)

@@ -95,8 +95,8 @@ class SeqJepa(Recipe):
         "tiny": {
             "backbone": "strided", "image_size": (24, 24), "loaded_size": (24, 24), "width": 96, "depth": 3, 
             "action_width": 32, "aggregator_depth": 1, "predictor_width": 256,
-            "momentum": (0.99, 1.0), "epochs": 120.0, "warmup_epochs": 6.0, "batch_size": 48,
-            "learning_rate": 1e-3,
+            "momentum": (0.99, 1.0), "epochs": 160.0, "warmup_epochs": 8.0, "batch_size": 48,
+            "learning_rate": 2e-3,
         },
     }  # fmt: skip
 
