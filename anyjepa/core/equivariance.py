@@ -11,6 +11,9 @@ KEPT = 32  # principal components of a representation whose products are taken
 RIDGES = (1e-4, 1e-2, 1.0)  # relative to the mean of the features' squares
 
 Rows = Float[Tensor, "rows dim"]
+Targets = Float[Tensor, "rows numbers"]
+Others = Float[Tensor, "others dim"]
+Told = Float[Tensor, "others numbers"]
 
 
 def r_squared(predicted: Float[Tensor, "rows numbers"], target: Float[Tensor, "rows numbers"]) -> float:
@@ -25,7 +28,7 @@ def r_squared(predicted: Float[Tensor, "rows numbers"], target: Float[Tensor, "r
     return float((1 - error[told] / spread[told]).mean()) if told.any() else float("nan")
 
 
-def told_linearly(train: Rows, target: Rows, test: Rows) -> Rows:
+def told_linearly(train: Rows, target: Targets, test: Others) -> Told:
     """What ridge regression of the targets gives for `test`; its strength is chosen on a third of `train`."""
     held = torch.arange(len(train), device=train.device) % 3 == 0
     scores = []
@@ -36,7 +39,7 @@ def told_linearly(train: Rows, target: Rows, test: Rows) -> Rows:
     return _ridge(train, target, test, RIDGES[best])
 
 
-def _ridge(train: Rows, target: Rows, test: Rows, ridge: float) -> Rows:
+def _ridge(train: Rows, target: Targets, test: Others, ridge: float) -> Told:
     train, target, test = train.double(), target.double(), test.double()
     mean, centre = train.mean(0), target.mean(0)
     x, y = train - mean, target - centre
@@ -72,8 +75,8 @@ class Pairs:
 
 
 def told_by_network(
-    train: Rows, target: Rows, test: Rows, hidden: int = 1024, epochs: int = 50, seed: int = 0
-) -> Rows:
+    train: Rows, target: Targets, test: Others, hidden: int = 1024, epochs: int = 50, seed: int = 0
+) -> Told:
     """The same by the paper's network: two hidden layers, Adam at 1e-3 in batches of 256.
 
     Args:

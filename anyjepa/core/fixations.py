@@ -1,4 +1,4 @@
-"""Where an eye rests: fixations drawn from a map of saliency, what is seen there, and maps without a label."""
+"""Where an eye rests: fixations drawn from a map of saliency, what is seen there, maps without a label."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anyjepa.core.schedules import cosine
-from anyjepa.core.targets import EmaTeacher
+from anyjepa.core.targets import EmaTeacher, SameEncoder
 from anyjepa.core.transformer import Block
 
 
@@ -102,6 +102,20 @@ class CosineTeacher(EmaTeacher):
     It normalises by the statistics of its own batches in training; only parameters follow.
     """
 
+    @torch.no_grad()
+    def forward(self, encoder: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        """The teacher's vectors of single views."""
+        return self.encoder(batch)
+
     def momentum(self, progress: float) -> float:
         """Momentum at `progress` in [0, 1]."""
         return cosine(self.start, self.end, progress)
+
+
+class SameNetwork(SameEncoder):
+    """The encoder of single views gives its own targets, with or without a gradient."""
+
+    def forward(self, encoder: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        """Its vectors of single views."""
+        with torch.set_grad_enabled(self.gradient and torch.is_grad_enabled()):
+            return encoder(batch)

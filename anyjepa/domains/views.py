@@ -73,7 +73,7 @@ class ManyViews(Images):
             mapped = bool(getattr(samples, "maps", None) is not None)
             plain = samples.images if mapped else samples  # pyright: ignore[reportAttributeAccessIssue]
             return {**super().measure(plain, seed), "views": 1, "saliency": mapped}
-        facts = super().measure(OneByOne(samples), seed)  # pyright: ignore[reportArgumentType]
+        facts = super().measure(OneByOne(samples), seed)
         poses, beside = samples.poses, []
         wide = poses.numbers - len(poses.others)
         for index in range(0, len(samples), max(1, len(samples) // 500)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -39,7 +40,7 @@ class Strided(Backbone):
         self.register_buffer("std", scale.view(-1, 1, 1))
         channels = [len(mean), *(max(8, width >> (depth - 1 - layer)) for layer in range(depth))]
         layers: list[nn.Module] = []
-        for before, after in zip(channels, channels[1:], strict=False):
+        for before, after in pairwise(channels):
             layers += [nn.Conv2d(before, after, 3, 2, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
         self.layers = nn.Sequential(*layers)
         rows, columns = (-(-side // 2**depth) for side in size)

@@ -79,6 +79,6 @@ def open_with_maps(source: str, labels: str | None, split: str | None) -> Mapped
     rows = len(maps) == len(images) + len(images.problems)
     if not rows or maps.dtype.kind not in "iuf" or maps.shape[1:] != images.read(0).shape[:2]:
         raise UserError(
-            f"{source} has maps of saliency of shape {maps.shape}: give one number for each pixel of each image."
+            f"{source} has maps of saliency of shape {maps.shape}: give one number a pixel of each image."
         )
     return MappedImages(images, maps)

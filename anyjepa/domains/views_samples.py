@@ -201,8 +201,8 @@ class ViewSamples:
             self.parts += [(thing, part, parts) for part in range(parts)]
         if not self.parts:
             raise UserError(
-                f"{source} has no thing with {most} views: ask for fewer with --predicted-from and --seen, or "
-                "make views of single images with --transformation."
+                f"{source} has no thing with {most} views: ask for fewer with --predicted-from and --seen, "
+                "or make views of single images with --transformation."
             )
         things = np.array([thing for thing, _, _ in self.parts])
         if own and labels is None:
@@ -270,7 +270,9 @@ class OneByOne:
     """The views of samples as if each sample were but one of them, for what measures images."""
 
     def __init__(self, samples: ViewSamples) -> None:
-        self.samples, self.source = samples, samples.source
+        self.samples, self.source, self.description = samples, samples.source, samples.description
+        self.labels, self.classes, self.groups = samples.labels, samples.classes, samples.groups
+        self.problems = samples.problems
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -279,3 +281,11 @@ class OneByOne:
         """Another view of each next sample."""
         found = self.samples.read(index)["image"]
         return found[index % len(found)]
+
+    def identity(self, index: int) -> str:
+        """The sample's."""
+        return self.samples.identity(index)
+
+    def fingerprint(self) -> str:
+        """That of the samples."""
+        return self.samples.fingerprint()

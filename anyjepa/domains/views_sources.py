@@ -90,7 +90,7 @@ def _from_arrays(
             if name is None or "x" + ending not in file:
                 return None
             values, turned = file["x" + ending], file[name + ending]
-            targets = file["y" + ending] if "y" + ending in file else None
+            targets = file[labelled] if (labelled := f"y{ending}") in file else None
     except (ValueError, OSError) as error:
         raise UserError(f"{path} is not a .npz file of numbers: {str(error).splitlines()[0]}") from None
     if split is not None and not ending and word == "test":

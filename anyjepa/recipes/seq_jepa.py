@@ -18,8 +18,8 @@ from anyjepa.core.equivariance import Pairs, r_squared, told_linearly
 from anyjepa.core.errors import UserError
 from anyjepa.core.method import Batch, Context, Method, single_at_least
 from anyjepa.core.objectives import cosine
-from anyjepa.core.targets import EmaTeacher, SameEncoder
-from anyjepa.core.view_sequences import ActionCode, Aggregator, CosineTeacher, predictor
+from anyjepa.core.targets import EmaTeacher
+from anyjepa.core.view_sequences import ActionCode, Aggregator, CosineTeacher, SameNetwork, predictor
 from anyjepa.domains import Samples
 from anyjepa.domains.image_backbones import (
     CONVOLUTIONAL,
@@ -93,7 +93,7 @@ class SeqJepa(Recipe):
             "small_images": True, "predicted_from": 4, "seen": 4, "epochs": 2000.0,
         },
         "tiny": {
-            "backbone": "strided", "image_size": (24, 24), "loaded_size": (24, 24), "width": 96, "depth": 3, 
+            "backbone": "strided", "image_size": (24, 24), "loaded_size": (24, 24), "width": 96, "depth": 3,
             "action_width": 32, "aggregator_depth": 1, "predictor_width": 256,
             "momentum": (0.99, 1.0), "epochs": 160.0, "warmup_epochs": 8.0, "batch_size": 48,
             "learning_rate": 2e-3,
@@ -238,7 +238,7 @@ class SeqJepa(Recipe):
         return Posed(facts["rotation"])
 
     def draw(self, samples: list[np.ndarray] | np.ndarray, uniforms: np.ndarray) -> Batch:
-        """Views as they were drawn where they were read; of images the whole, which views are made of later."""
+        """Views as they were drawn when they were read; whole images, of which views are made later."""
         return self.present(samples)
 
     def present(self, samples: list[np.ndarray] | np.ndarray) -> Batch:
@@ -287,7 +287,7 @@ class SequenceEncoder(nn.Module):
         return self.network({"image": views.flatten(0, 1)}).unflatten(0, views.shape[:2])
 
     def aggregate(
-        self, z: Float[Tensor, "batch views dim"], coded: Float[Tensor, "batch actions width"] | None
+        self, z: Float[Tensor, "batch views dim"], coded: Float[Tensor, "batch actions coded"] | None
     ) -> Float[Tensor, "batch width"]:
         """z_AGG of views and the coded actions between them."""
         return self.aggregator(z, coded if self.told in ("both", "aggregator") else None)
@@ -313,7 +313,7 @@ class NextView(Method):
         super().__init__()
         self.encoder, self.predictor = encoder, head
         self.maker, self.recipe = maker, recipe
-        self.target = SameEncoder(recipe.teacher == "collapse")
+        self.target = SameNetwork(recipe.teacher == "collapse")
         if recipe.teacher == "ema":
             self.target = CosineTeacher(encoder.network, *recipe.momentum)
         with processes.alone():
