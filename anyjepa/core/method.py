@@ -47,6 +47,9 @@ class Method(nn.Module):
     draws: bool = True
     """Whether a step draws anything at random, beside its batch."""
 
+    views_agree: bool = True
+    """Whether the views of `augmented` are asked to agree, not one to be predicted from those before it."""
+
     @property
     def backbone(self) -> nn.Module:
         """The module that `embed` uses: what a user takes away."""

@@ -71,7 +71,7 @@ class Aggregator(nn.Module):
             # the last view is followed by an action that only the predictor is told
             slots = functional.pad(actions, (0, 0, 0, 1))
             pairs = torch.cat([views, slots], dim=2)
-        return torch.cat([pairs, self.token.expand(len(views), -1, -1)], dim=1)
+        return torch.cat([pairs, self.token.expand(views.shape[0], -1, -1)], dim=1)
 
     def forward(
         self,

@@ -159,13 +159,15 @@ class Affine(Maker):
         matrix = torch.stack(rows, dim=-2) * shrink[..., None, None]
         count = drawn.shape[1]
         grid = functional.affine_grid(
-            matrix.flatten(0, 1), [len(images) * count, images.shape[1], *self.size], align_corners=False
+            matrix.flatten(0, 1), [images.shape[0] * count, images.shape[1], *self.size], align_corners=False
         )
         many = images.to(drawn.dtype).repeat_interleave(count, dim=0)
         views = functional.grid_sample(
             many, grid, mode="bilinear", padding_mode="border", align_corners=False
         )
-        return Sequence(views.unflatten(0, (-1, count)), torch.stack([angle, size, down, right], dim=-1))
+        return Sequence(
+            views.unflatten(0, (images.shape[0], count)), torch.stack([angle, size, down, right], dim=-1)
+        )
 
     def relation(self, before: Parameters, after: Parameters) -> Float[Tensor, "*any actions"]:
         """Cosine and sine of the turn between; differences over the greatest that there can be of each."""

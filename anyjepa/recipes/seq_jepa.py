@@ -309,6 +309,8 @@ class NextView(Method):
         recipe: the numbers.
     """
 
+    views_agree = False
+
     def __init__(self, encoder: SequenceEncoder, head: nn.Sequential, maker: Maker, recipe: SeqJepa) -> None:
         super().__init__()
         self.encoder, self.predictor = encoder, head
@@ -362,7 +364,7 @@ class NextView(Method):
 
     def embed(self, batch: Batch) -> Float[Tensor, "batch dim"]:
         """The aggregate of the views seen in use, the mean of their vectors, or both."""
-        chance = self.usual.expand(len(batch["image"]), -1, -1)
+        chance = self.usual.expand(batch["image"].shape[0], -1, -1)
         return self._used(*self.read(self.maker.made(batch, chance)))
 
     def _used(self, z: Tensor, aggregate: Tensor) -> Tensor:

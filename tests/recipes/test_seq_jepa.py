@@ -282,6 +282,7 @@ def test_the_report_gets_views_actions_and_fixations():
     made = method.augmented(images(2, 32), step())["in sequence"]
     drawn = domains()["views"].figure(made, 1, SINGLE)
     assert drawn is not None
+    assert not method.views_agree, "the page says that the last one is predicted"
     assert drawn.count("<figure") == 4
     assert drawn.count("<circle") == 4
     assert drawn.count("<svg") == 4, "three actions and the way of the eye"
