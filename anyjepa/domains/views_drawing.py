@@ -13,8 +13,8 @@ from anyjepa.core.errors import require
 
 __all__ = ["sequence_drawn", "strip"]
 
-SHOWN = 96  # pixels of a view on the page
-WHOLE = 200  # of an image that an eye looks at
+SHOWN = 88  # pixels of a view on the page
+WHOLE = 150  # of an image that an eye looks at
 BAR = 26  # half the width that an action of 1 is drawn with
 MOST = 6  # numbers of an action that are drawn, the largest
 
@@ -81,13 +81,13 @@ def _action(action: np.ndarray, names: Sequence[str]) -> str:
         lines.append(
             f'<rect x="{left:.1f}" y="{top + 3}" width="{length:.1f}" height="8" '
             f'fill="{"#0072b2" if value >= 0 else "#d55e00"}"><title>{html.escape(name)} {value:.3f}</title>'
-            f'</rect><text x="60" y="{top + 11}" font-size="10" fill="currentColor">{html.escape(name)} '
+            f'</rect><text x="60" y="{top + 11}" style="font-size:10px">{html.escape(name)} '
             f"{value:+.2f}</text>"
         )
     middle = f'<line x1="30" x2="30" y1="0" y2="{height - 14}" stroke="currentColor" stroke-opacity="0.4"/>'
     arrow = f'<path d="M4 {height - 6}h104m-6 -4l6 4l-6 4" fill="none" stroke="currentColor"/>'
     return (
-        f'<svg width="126" height="{height}" viewBox="0 0 126 {height}" role="img" '
+        f'<svg style="width:112px;height:{height}px;flex:none" viewBox="0 0 112 {height}" role="img" '
         f'aria-label="action">{middle}{"".join(lines)}{arrow}</svg>'
     )
 
@@ -100,12 +100,12 @@ def _path(whole: np.ndarray, places: np.ndarray) -> str:
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     dots = "".join(
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="9" fill="{"#d55e00" if number == len(points) else "#0072b2"}" '
-        f'stroke="white"/><text x="{x:.1f}" y="{y + 4:.1f}" font-size="11" fill="white" '
+        f'stroke="white"/><text x="{x:.1f}" y="{y + 4:.1f}" style="font-size:11px;fill:white" '
         f'text-anchor="middle">{number}</text>'
         for number, (x, y) in enumerate(points, 1)
     )
     return (
-        f'<svg width="{WHOLE}" height="{tall}" viewBox="0 0 {WHOLE} {tall}" role="img" '
+        f'<svg style="width:{WHOLE}px;height:{tall}px;flex:none" viewBox="0 0 {WHOLE} {tall}" role="img" '
         f'aria-label="{len(points)} fixations in order">'
         f'<image href="{_png(whole)}" width="{WHOLE}" height="{tall}" preserveAspectRatio="none" '
         f'style="image-rendering:pixelated"/>'

@@ -166,7 +166,7 @@ def views(
     gain: float = 1.0,
     agree: bool = True,
 ) -> SampleViews:
-    """Each sample `gain` times as bright, whole, and its views by name, which `agree` or follow each other."""
+    """Each sample `gain` times as bright, whole, and its views by name; they `agree` or are a sequence."""
     rows = []
     for index, name in enumerate(names):
         pictures = [
