@@ -33,7 +33,7 @@ from anyjepa.engine.train import Settings, train
 from anyjepa.evaluation.probes import linear_probe
 from anyjepa.recipes import recipe
 from anyjepa.recipes.fields import parse_words
-from anyjepa.recipes.seq_jepa import NextView
+from anyjepa.recipes.seq_jepa_method import NextView
 
 MOST = 2000  # samples of either side
 
