@@ -89,7 +89,8 @@ def asked(run: Run, trained: bool, most: int, epochs: int) -> dict[str, Any]:
         found["accuracy"][count] = scores
     one = seeing(run, max(3, run.recipe.seen), trained)  # pyright: ignore[reportAttributeAccessIssue]
     fit, test = (read(one, *side) for side in sides(one))
-    relation = one.method.maker.relation  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
+    assert isinstance(one.method, NextView)
+    relation = one.method.maker.relation
 
     def score(features: Any, action: Any) -> float:
         told = told_by_network(features(fit), action(fit), features(test), epochs=epochs)

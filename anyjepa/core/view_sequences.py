@@ -103,7 +103,7 @@ class CosineTeacher(EmaTeacher):
     """
 
     @torch.no_grad()
-    def forward(self, encoder: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    def forward(self, encoder: nn.Module, batch: dict[str, Tensor]) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The teacher's vectors of single views."""
         return self.encoder(batch)
 
@@ -115,7 +115,7 @@ class CosineTeacher(EmaTeacher):
 class SameNetwork(SameEncoder):
     """The encoder of single views gives its own targets, with or without a gradient."""
 
-    def forward(self, encoder: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    def forward(self, encoder: nn.Module, batch: dict[str, Tensor]) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Its vectors of single views."""
         with torch.set_grad_enabled(self.gradient and torch.is_grad_enabled()):
             return encoder(batch)

@@ -76,7 +76,7 @@ def _action(action: np.ndarray, names: Sequence[str]) -> str:
         value = float(action[number])
         length = BAR * min(1.0, abs(value))
         left = 30 if value >= 0 else 30 - length
-        name = names[number] if number < len(names) else str(number + 1)
+        name = str(names[number]) if number < len(names) else str(number + 1)
         top = 14 * row
         lines.append(
             f'<rect x="{left:.1f}" y="{top + 3}" width="{length:.1f}" height="8" '

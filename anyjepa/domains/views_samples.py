@@ -218,6 +218,7 @@ class ViewSamples:
         self.description = f"{len(np.unique(things)):,} {kind}{several}"
 
     def _readable(self) -> Sequence[np.ndarray]:
+        last: BadSample | None = None
         for thing, _, _ in self.parts:
             try:
                 return [self.store.image(thing, 0)]

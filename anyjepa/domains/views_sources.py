@@ -118,7 +118,8 @@ def _checked(
         values = np.moveaxis(values, 2, -1)
     if turned.ndim == 2:
         turned = turned[..., None]
-    wide = {"quaternion": 4, "euler": 3, "angle": 1}.get(name, turned.shape[-1])
+    known = {"quaternion": 4, "euler": 3, "angle": 1}
+    wide = known[name] if name in known else turned.shape[-1]
     if turned.shape != (*values.shape[:2], wide) or turned.dtype.kind not in "iuf":
         raise UserError(
             f"{source} has {name} of shape {turned.shape}: give {(*values.shape[:2], wide)}, one a view."

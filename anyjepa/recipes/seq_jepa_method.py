@@ -195,7 +195,8 @@ class NextView(Method):
             return {}
         z = torch.cat(views)
         parameters, aggregate, coded, scores = (torch.cat(part) for part in zip(*kept, strict=True))
-        half, found = count // 2, {}
+        half = count // 2
+        found: dict[str, float] = {}
         before, after = (part.flatten() for part in torch.where(~torch.eye(z.shape[1], dtype=torch.bool)))
         pairs, actions = (
             Pairs(z[:half].flatten(0, 1)),
@@ -210,7 +211,8 @@ class NextView(Method):
         joined = torch.cat([aggregate.double(), _crossed(both, coded)], dim=1)
         found["path_r2"] = _told(joined[:, None], path, half)
         names = ("prediction_loss", "prediction_loss_shuffled", "mrr")
-        return found | dict(zip(names, scores.mean(0).tolist(), strict=True))
+        found.update(zip(names, scores.mean(0).tolist(), strict=True))
+        return found
 
     def _asked(self, sequence: Sequence, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of all but the last view: the aggregate, the last action, and (batch, 3) scores of prediction."""
