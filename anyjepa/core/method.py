@@ -50,6 +50,9 @@ class Method(nn.Module):
     imagining: str = ""
     """What the report says of what `imagined` shows; empty for what it says of clips that are foretold."""
 
+    views_agree: bool = True
+    """Whether the views of `augmented` are asked to agree, not one to be predicted from those before it."""
+
     @property
     def backbone(self) -> nn.Module:
         """The module that `embed` uses: what a user takes away."""

@@ -31,7 +31,7 @@ def drawn(
     context = Context(1, int(run.config["steps"]), Generator(device=run.device).manual_seed(seed))
     if type(run.method).augmented is not Method.augmented:
         made = run.method.augmented(batch, context)
-        return sections.views(run.domain, run.facts, batch, made, names, gain)
+        return sections.views(run.domain, run.facts, batch, made, names, gain, run.method.views_agree)
     if type(run.method).imagined is not Method.imagined:
         return _expected(run, batch, run.method.imagined(batch), names, gain)
     if type(run.method).ranked is not Method.ranked:

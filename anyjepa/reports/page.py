@@ -120,10 +120,14 @@ class Ranked:
 
 @dataclass(frozen=True)
 class SampleViews:
-    """Samples, each with the views that its method asks to agree, and what brightens all pictures."""
+    """Samples, each with the views that its method asks to agree, and what brightens all pictures.
+
+    Or, where not `agree`, with one picture each of views in sequence, of which the last is predicted.
+    """
 
     rows: Sequence[tuple[Picture, Sequence[Picture]]]
     gain: float = 1.0
+    agree: bool = True
 
 
 @dataclass(frozen=True)
