@@ -18,7 +18,7 @@ from anyjepa.domains.images import Images
 from anyjepa.domains.views_drawing import sequence_drawn, strip
 from anyjepa.domains.views_salience import open_with_maps
 from anyjepa.domains.views_samples import OneByOne, ViewSamples, record
-from anyjepa.domains.views_sources import open_views
+from anyjepa.domains.views_sources import from_records, open_views
 
 __all__ = ["ManyViews"]
 
@@ -55,6 +55,8 @@ class ManyViews(Images):
         ``saliency`` (n, height, width) beside its images brings maps of where to look.
         """
         asked = reading or {}
+        if isinstance(source, np.ndarray) and source.dtype.names:
+            return from_records(source, asked)
         if isinstance(source, str | Path):
             for found in (
                 open_views(str(source), labels, split, asked),

@@ -105,6 +105,23 @@ def _from_arrays(
     return _labelled(ViewSamples(source, store, "things in a .npz file", wanted, names, classes), labels)
 
 
+def from_records(values: np.ndarray, asked: Mapping[str, Any]) -> ViewSamples:
+    """Things as they are read: an array of records with the fields image and pose, as of `record`.
+
+    Poses that begin with four numbers of length 1 begin with a quaternion. Raises UserError for other fields.
+    """
+    names = values.dtype.names or ()
+    if set(names) != {"image", "pose"}:
+        raise UserError(f"records of {', '.join(names)} are no views: give the fields image and pose.")
+    turned = values["pose"].astype(np.float64)
+    wide = turned.shape[-1]
+    unit = wide >= 4 and np.allclose(np.linalg.norm(turned[..., :4], axis=-1), 1, atol=1e-3)
+    rotation, first = ("quaternion", 4) if unit else ("none", 0)
+    poses = Poses(rotation, tuple(f"pose {number + 1}" for number in range(first, wide)))
+    store = ArrayViews(plain(values["image"]), turned, poses)
+    return ViewSamples("an array", store, "things in an array", Wanted.of(asked))
+
+
 def _checked(
     source: str, values: np.ndarray, turned: np.ndarray, name: str
 ) -> tuple[np.ndarray, np.ndarray, Poses]:

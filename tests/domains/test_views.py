@@ -250,3 +250,15 @@ def test_coil_20_is_read(data_folder, tmp_path):
     samples = VIEWS.open(str(tmp_path / "coil20"), reading={"views_drawn": 4, "views_seen": 8})
     assert len(samples) == 18
     np.testing.assert_allclose(np.degrees(samples.read(0)["pose"][:, 0]), np.arange(0, 360, 45), atol=1e-3)
+
+
+def test_records_are_read_as_they_were_given():
+    views = domains()["views"]
+    told = views.open("synthetic-turntable")
+    records = np.stack([told.read(row) for row in range(4)])
+    again = views.open(records)
+    assert len(again) == 4 and again.poses.rotation == "quaternion" and again.poses.numbers == 6
+    for row in range(4):
+        assert np.array_equal(again.read(row), records[row])
+    with pytest.raises(UserError, match="image and pose"):
+        views.open(np.zeros(3, [("a", "f4")]))
