@@ -131,7 +131,9 @@ class Prototypes(nn.Module):
             everything = torch.stack([of_all(view) for view in z])
             scores = torch.einsum("vnd,hkd->hvnk", everything, heads)
             own = slice(rank * z.shape[1], (rank + 1) * z.shape[1])
-            shares = [[balanced(one, self.sharpness, self.iterations)[own] for one in head] for head in scores]
+            shares = [
+                [balanced(one, self.sharpness, self.iterations)[own] for one in head] for head in scores
+            ]
             return torch.stack([torch.stack(head[::-1]) for head in shares])
 
     def loss(

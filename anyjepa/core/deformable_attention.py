@@ -5,6 +5,8 @@ After the deformable attention of Xia et al. 2022 (arXiv:2201.00520), in one dim
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -154,9 +156,9 @@ class DeformableBlock(nn.Module):
         options: of `DeformableAttention`.
     """
 
-    def __init__(self, width: int, hidden: int, dropout: float, **options: float) -> None:
+    def __init__(self, width: int, hidden: int, dropout: float, **options: Any) -> None:
         super().__init__()
-        self.attention = DeformableAttention(width, **options)  # pyright: ignore[reportArgumentType]
+        self.attention = DeformableAttention(width, **options)
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.mlp = nn.Sequential(
             nn.Linear(width, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, width)

@@ -51,7 +51,7 @@ def share_of_all(total: Tensor) -> Tensor:
     return shared.to(total.dtype if total.is_floating_point() else torch.float32) / processes
 
 
-def of_all(x: Float[Tensor, "samples *rest"]) -> Float[Tensor, "all *rest"]:
+def of_all(x: Float[Tensor, "samples ..."]) -> Float[Tensor, "all ..."]:
     """The rows of every process, all having as many, in the order of the batch; without a gradient."""
     _, processes = process()
     if processes == 1:

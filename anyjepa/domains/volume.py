@@ -28,8 +28,11 @@ BINS = 16
 
 
 class Volume(Domain):
-    """Volumes of slices. A batch is {"volume": (n, channels, slices, rows, columns) float32 of 0 to 1,
-    "present": (n, slices) bool, False where a slice pads}."""
+    """Volumes of slices, scaled to 0 to 1.
+
+    A batch is {"volume": (n, channels, slices, rows, columns) float32, "present": (n, slices) bool, False
+    where a slice pads}.
+    """
 
     name = "volume"
     reads_shards = False
@@ -161,9 +164,11 @@ class Volume(Domain):
         volume = batch["volume"].to(torch.float32)
         size = [min(side, most) for side, most in zip(volume.shape[3:], RAW[1:], strict=True)]
         small = functional.adaptive_avg_pool2d(volume.transpose(1, 2).flatten(0, 1), size)
-        return [one.values.float() for one in tokens], small.flatten(1).unflatten(
-            0, labels.shape
-        ), labels.to(volume.device)
+        return (
+            [one.values.float() for one in tokens],
+            small.flatten(1).unflatten(0, labels.shape),
+            labels.to(volume.device),
+        )
 
 
 def fitted(

@@ -68,7 +68,9 @@ class Series:
             raise BadSample(self.identity, "has several slices in one place: it holds more than one volume")
         if float(gaps.max()) > usual * GAP:
             at = float(along[order][int(gaps.argmax())])
-            raise BadSample(self.identity, f"lacks slices after {at:.4g} mm, where {gaps.max():.3g} mm are empty")
+            raise BadSample(
+                self.identity, f"lacks slices after {at:.4g} mm, where {gaps.max():.3g} mm are empty"
+            )
         return [self.files[place] for place in order], usual
 
 
@@ -94,8 +96,11 @@ def find_series(root: str, names: Iterable[str]) -> tuple[list[Series], list[Bad
             file: Any = library.dcmread(
                 os.path.join(root, name), stop_before_pixels=True, specific_tags=WANTED
             )
+            kind = getattr(file.file_meta.get("MediaStorageSOPClassUID"), "name", "")
             if not file.get("Rows"):
-                continue
+                if kind and "Image" not in kind:
+                    continue
+                raise ValueError("it says no number of rows")
             shape = int(file.Rows), int(file.Columns)
             step = tuple(float(value) for value in file.PixelSpacing)
             across = np.array([float(value) for value in file.ImageOrientationPatient]).reshape(2, 3)
@@ -144,7 +149,9 @@ def read_series(root: str, series: Series) -> Scan:
             if file.get("PhotometricInterpretation") == "MONOCHROME1":
                 pixels = -pixels
         except (library.errors.InvalidDicomError, *DAMAGE, AttributeError, NotImplementedError) as error:
-            raise BadSample(series.identity, f"{os.path.basename(name)} is damaged ({_line(error)})") from None
+            raise BadSample(
+                series.identity, f"{os.path.basename(name)} is damaged ({_line(error)})"
+            ) from None
         slices.append(pixels)
     axes = np.stack(
         [

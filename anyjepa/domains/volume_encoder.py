@@ -85,9 +85,7 @@ class SliceTrunk(nn.Module):
         nn.init.normal_(self.out.weight, std=0.5)
         nn.init.zeros_(self.out.bias)
 
-    def forward(
-        self, slices: Float[Tensor, "n channels rows columns"]
-    ) -> Float[Tensor, "n width"]:
+    def forward(self, slices: Float[Tensor, "n channels rows columns"]) -> Float[Tensor, "n width"]:
         """Embeddings of slices of 0 to 1."""
         x = self.stem((slices.to(self.out.weight.dtype) - MIDDLE) / SPREAD)
         found = []

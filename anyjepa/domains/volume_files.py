@@ -176,7 +176,9 @@ def _vectors(words: dict[str, str], dimension: int) -> list[list[float] | None]:
         if len(vectors) != dimension or any(v is not None and len(v) != 3 for v in vectors):
             raise ValueError("its space directions are not those of its axes")
         return vectors
-    spacings = words.get("spacings", " ".join(["1"] * 3 if dimension == 3 else ["nan", "1", "1", "1"])).split()
+    spacings = words.get(
+        "spacings", " ".join(["1"] * 3 if dimension == 3 else ["nan", "1", "1", "1"])
+    ).split()
     if len(spacings) != dimension:
         raise ValueError("its spacings are not those of its axes")
     spaced = [float(value) for value in spacings]
@@ -236,9 +238,7 @@ def _values_of(rest: bytes, name: str | None, folder: str) -> bytes:
         return file.read()
 
 
-def _unpacked(
-    data: bytes, code: str, sizes: list[int], encoding: str, big: bool, whole: bool
-) -> np.ndarray:
+def _unpacked(data: bytes, code: str, sizes: list[int], encoding: str, big: bool, whole: bool) -> np.ndarray:
     """Values with the axes in reverse order of `sizes`, or nothing where only their shape is asked."""
     count, size = math.prod(sizes), int(code[1])
     if min(sizes) < 1 or count * size > max(1, len(data)) * (1 if encoding == "raw" else INFLATED):

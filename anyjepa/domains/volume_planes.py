@@ -76,7 +76,9 @@ def planes(
     parts = []
     if count == 1:
         shown = _tinted(_grey(body[0]), None if tints is None else tints[[0]][None])
-        return f'<div class="volume">{_drawn(shown, rows * spacing[1], columns * spacing[2], "the slice")}</div>'
+        return (
+            f'<div class="volume">{_drawn(shown, rows * spacing[1], columns * spacing[2], "the slice")}</div>'
+        )
     cut = [
         (_grey(body[middle]), rows * spacing[1], columns * spacing[2],
          None if tints is None else tints[[middle]][None]),
@@ -97,7 +99,7 @@ def planes(
     row = '<div style="display:flex;flex-wrap:wrap;gap:4px;align-items:flex-end">'
     return (
         f'<div class="volume">{row}{"".join(parts)}</div>'
-        f"<div style=\"font-size:11px;margin-top:6px\">{plane} slices, {spacing[0]:.3g} mm apart</div>"
+        f'<div style="font-size:11px;margin-top:6px">{plane} slices, {spacing[0]:.3g} mm apart</div>'
         f"{row}{''.join(strip)}</div></div>"
     )
 

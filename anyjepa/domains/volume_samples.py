@@ -46,7 +46,9 @@ class Reading:
     def of(cls, asked: Mapping[str, Any]) -> Reading:
         """From what a recipe asks, among which facts of other names may lie. Raises UserError."""
         given = {name: asked[name] for name in ("plane", "spacing", "window") if asked.get(name) is not None}
-        reading = cls(**{name: value if name == "plane" else tuple(value) for name, value in given.items()})
+        reading = cls(
+            **{n: value if n == "plane" else tuple(float(x) for x in value) for n, value in given.items()}
+        )
         if reading.plane not in PLANES:
             raise UserError(f"--plane is one of {', '.join(PLANES)}, not '{reading.plane}'.")
         if any(side < 0 for side in reading.spacing) or len({side > 0 for side in reading.spacing}) > 1:
@@ -264,9 +266,7 @@ class VolumeSamples:
         self._kept: dict[int, np.ndarray] = {}
         self._bytes = 0
 
-    def _surveyed(
-        self, plane: str
-    ) -> tuple[np.ndarray, list[tuple[int, ...]], int, list[tuple[float, ...]]]:
+    def _surveyed(self, plane: str) -> tuple[np.ndarray, list[tuple[int, ...]], int, list[tuple[float, ...]]]:
         found: list[tuple[int, tuple[int, ...], tuple[float, ...]]] = []
         for index in range(len(self.store)):
             try:
@@ -382,7 +382,11 @@ class VolumeSamples:
     def dense_classes(self) -> list[str] | None:
         """Names of what slices show, from none; None where structures have no names."""
         highest = max(self.structures, default=0)
-        return ["none", *(self.structures.get(k, f"structure {k}") for k in range(1, highest + 1))] if highest else None
+        return (
+            ["none", *(self.structures.get(k, f"structure {k}") for k in range(1, highest + 1))]
+            if highest
+            else None
+        )
 
     def dense(self, index: int) -> np.ndarray:
         """(slices,) int64: the structure that most of each slice is of, 0 for none.
@@ -466,9 +470,7 @@ class SliceSamples:
         if wanted:
             check_word(wanted, True)
             unit = float(np.prod(self.spacing[1:])) / 100
-            self.labels, self.classes = structure_labels(
-                counts, self.structures, unit, wanted, self.source
-            )
+            self.labels, self.classes = structure_labels(counts, self.structures, unit, wanted, self.source)
         else:
             self.labels = None if volumes.labels is None else volumes.labels[owner]
             self.classes = volumes.classes

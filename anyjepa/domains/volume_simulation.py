@@ -14,7 +14,8 @@ CLASSES = ["healthy", "kidney cysts", "large spleen", "liver lesions"]
 STRUCTURES = {1: "liver", 2: "spleen", 3: "kidney", 4: "lesion"}
 PATIENTS = {"train": 100, "test": 50}
 SCANS = 2  # of a patient, on different days
-NOISE = 0.06
+NOISE = 0.05
+LESION = 0.22  # value
 # middle and half axes (slice, row, column) as shares of the volume, value, structure; right is to the left
 ORGANS = {
     "body": ((0.5, 0.52, 0.5), (0.9, 0.40, 0.46), 0.35, 0),
@@ -35,8 +36,9 @@ def synthetic_volumes(
 
     Two scans of each of 100 patients for ``train`` (also None), of 50 others for ``test`` and ``val``, always
     the same. Organs differ in place and size from patient to patient, the way a patient lies and the gain of
-    the scanner from scan to scan; over all lies noise. The spleen of a patient of the third class is half as
-    large again in each direction; kidney cysts and liver lesions are dark balls. Raises NoSplit.
+    the scanner from scan to scan; over all lies noise. A large spleen is 1.6 times as long in each direction,
+    kidneys with cysts 1.25 times; cysts (four a kidney) and lesions of the liver (seven) are dark balls.
+    Raises NoSplit.
     """
     words = [word.lower() for word in split_order(split)]
     part = next((name for name in PATIENTS if name in words), None)
@@ -66,20 +68,23 @@ def synthetic_volumes(
         own = random.normal(0, 0.015, (count, 3))[patients]
         size = np.array(half) * grown[:, 0] * np.exp(random.normal(0, 0.08, (count, 3)))[patients]
         if name == "spleen":
-            size = np.where((labels == 2)[:, None], size * 1.5, size)
+            size = np.where((labels == 2)[:, None], size * 1.6, size)
+        if "kidney" in name:
+            size = np.where((labels == 1)[:, None], size * 1.25, size)
         places[name] = (np.array(middle) + moved[:, 0] + own).astype(np.float32), size.astype(np.float32)
         inside = drawn(*places[name])
         volumes[inside] = value
         if structure:
             structures[inside] = structure
-    for organ, label, value in (("right kidney", 1, 0.30), ("left kidney", 1, 0.30), ("liver", 3, 0.30)):
-        for _ in range(1 if "kidney" in organ else 3):
-            middle, half = places[organ]
-            there = (random.uniform(-0.6, 0.6, (count, 3))[patients] * half + middle).astype(np.float32)
-            size = random.uniform(0.06, 0.09, (count, 1))[patients] * np.array([[1.2, 0.9, 0.9]])
-            ill = (labels == label)[:, None, None, None]
-            inside = drawn(there, size.astype(np.float32)) & ill
-            volumes[inside], structures[inside] = value, 4
+    for organ, label, number in (("right kidney", 1, 4), ("left kidney", 1, 4), ("liver", 3, 7)):
+        middle, half = places[organ]
+        ill = np.flatnonzero(labels == label)
+        for _ in range(number):
+            there = (random.uniform(-0.75, 0.75, (count, 3))[patients] * half + middle).astype(np.float32)
+            size = random.uniform(0.05, 0.08, (count, 1))[patients] * np.array([[1.4, 1.0, 1.0]])
+            inside = np.zeros(volumes.shape, bool)
+            inside[ill] = drawn(there[ill], size[ill].astype(np.float32))
+            volumes[inside], structures[inside] = LESION, 4
     drift = 1 + random.normal(0, 0.1, (len(patients), 1, 1, 1)) * (grid[1] - 0.5).astype(np.float32)
     volumes *= drift.astype(np.float32)
     volumes += NOISE * random.standard_normal(volumes.shape, np.float32)

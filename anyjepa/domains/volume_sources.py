@@ -272,7 +272,7 @@ def patient_of(identity: str) -> str:
         return subject
     stem = _stem(identity)
     while (shorter := SEQUENCE.sub("", stem)) != stem and shorter.rsplit("/", 1)[-1]:
-        if re.search(r"\d", shorter.rsplit("/", 1)[-1]) is None and re.search(r"\d", stem):
+        if re.search(r"\d", shorter.rsplit("/", 1)[-1]) is None and re.search(r"[-_]\d{4}$", stem):
             break  # the number was the patient's, not a channel's
         stem = shorter
     return stem
@@ -326,13 +326,16 @@ def _from_npz(source: str, path: Path, split: str | None, reading: Reading) -> V
         raise UserError(f"{path} is not a .npz file of numbers: {_line(error)}.") from None
     for what, column in (("labels", given), ("groups", groups)):
         if column is not None and len(column) != len(values):
-            raise UserError(f"{path} holds {len(values)} volumes but {len(column)} {what}: make them one to one.")
+            raise UserError(
+                f"{path} holds {len(values)} volumes but {len(column)} {what}: make them one to one."
+            )
     if len(spacing) != 3 or not all(0 < side < 1000 for side in spacing):
-        raise UserError(f"{path} claims a spacing of {spacing}: give millimetres of slices, rows and columns.")
+        raise UserError(
+            f"{path} claims a spacing of {spacing}: give millimetres of slices, rows and columns."
+        )
     store = ArrayVolumes(values, spacing)
     return VolumeSamples(source, store, "volumes in a .npz file", reading, given, classes, groups)
 
 
 def _line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-

@@ -128,10 +128,7 @@ def _field(chance: Tensor, shape: Sequence[int]) -> Float[Tensor, "views slices 
     """e to a polynomial of order 3 of the place, from -1 to 1 along each axis."""
     axes = [torch.linspace(-1, 1, n, device=chance.device, dtype=chance.dtype) for n in shape]
     powers = [
-        (i, j, k)
-        for i in range(ORDER + 1)
-        for j in range(ORDER + 1 - i)
-        for k in range(ORDER + 1 - i - j)
+        (i, j, k) for i in range(ORDER + 1) for j in range(ORDER + 1 - i) for k in range(ORDER + 1 - i - j)
     ]
     terms = torch.stack(
         [axes[0][:, None, None] ** i * axes[1][:, None] ** j * axes[2] ** k for i, j, k in powers]

@@ -86,10 +86,21 @@ class ImageVolume(Recipe):
     warmup_epochs: float = 10.0  # epochs in which the learning rate rises
     weight_decay: float = 1e-6  # of AdamW at the first step
     final_weight_decay: float = 1e-6  # of AdamW at the last step
-    shape: tuple[int, int, int] = (64, 128, 128)  # slices, rows and columns that volumes are cropped or padded to
+    shape: tuple[int, int, int] = (
+        64,
+        128,
+        128,
+    )  # slices, rows and columns that volumes are cropped or padded to
     plane: Literal["axial", "coronal", "sagittal"] = "axial"  # that slices are parallel to
-    spacing: tuple[float, float, float] = (0.0, 0.0, 0.0)  # mm of slices, rows, columns; zeros: the data's median
-    window: tuple[float, float] = (0.0, 0.0)  # values that become 0 and 1 (HU of CT); equal: each volume's own
+    spacing: tuple[float, float, float] = (
+        0.0,
+        0.0,
+        0.0,
+    )  # mm of slices, rows, columns; zeros: the data's median
+    window: tuple[float, float] = (
+        0.0,
+        0.0,
+    )  # values that become 0 and 1 (HU of CT); equal: each volume's own
     stem: int = 64  # width of the ResNet's first stage
     blocks: tuple[int, int, int, int] = (3, 4, 6, 3)  # of the ResNet's stages
     bottleneck: bool = True  # blocks of three convolutions, four times as wide at their end
@@ -220,12 +231,13 @@ def hidden_slices(
     """
     count, slices = present.shape
     blocks = -(-slices // slabs) + 1
-    chance = uniform((count, blocks + 1), generator)
+    chance = uniform((count, blocks + 2), generator)
     start = (chance[:, -1:] * slabs).long()
     place = torch.arange(slices, device=present.device)
     block = (place + start) // slabs
-    # those of a run rank one after the other
-    key = chance.gather(1, block) + place * 1e-7
+    # those of a run rank one after the other, from either end, so that a cut run begins as often at each
+    upwards = torch.where(chance[:, -2:-1] < 0.5, 1e-7, -1e-7)
+    key = chance.gather(1, block) + place * upwards
     rank = key.masked_fill(~present, torch.inf).argsort(dim=1).argsort(dim=1)
     wanted = torch.ceil(present.sum(1, keepdim=True) * ratio - 1e-6)
     return rank < wanted
@@ -273,7 +285,11 @@ class ImageVolumeMethod(Method):
                 nn.Linear(recipe.head, recipe.slice_width),
             )  # fmt: skip
             self.slice_prototypes = Prototypes(
-                recipe.slice_width, recipe.slice_clusters, recipe.slice_heads, kept=recipe.slice_bank, **options
+                recipe.slice_width,
+                recipe.slice_clusters,
+                recipe.slice_heads,
+                kept=recipe.slice_bank,
+                **options,
             )
         if masked:
             self.told = nn.Linear(recipe.width, recipe.width)
@@ -377,7 +393,9 @@ class ImageVolumeMethod(Method):
         if self.recipe.predicted == "all":
             real = both.sum().to(wrong.dtype)
             # the mean over slices of either view, both added up, over how many are hidden in a sample
-            loss = 2 * (wrong * both).sum() / share_of_all(real) * (len(both) / share_of_all(count).clamp(min=1))
+            loss = (
+                2 * (wrong * both).sum() / share_of_all(real) * (len(both) / share_of_all(count).clamp(min=1))
+            )
         return {"mask_loss": loss, "hidden_loss": over_hidden, "interpolation_loss": trivial}
 
     def after_step(self, context: Context) -> None:
