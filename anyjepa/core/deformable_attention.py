@@ -45,7 +45,7 @@ class DeformableAttention(nn.Module):
     """Every token attends to few points on the line; the content of the line moves the points.
 
     Points begin evenly spaced from the first token that is present to the last. A small convolution over the
-    queries, shared by the heads, moves each point of each head by at most `reach` of their spacings, but never
+    queries, shared by the heads, moves each point of each head by at most `reach` of their spacings, never
     beyond the ends. Keys and values are linear in what lies there. A small network of the signed logarithm of
     the distance adds to the attention.
 

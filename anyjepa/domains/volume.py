@@ -157,7 +157,7 @@ class Volume(Domain):
         classes: int,
         present: Callable[[list[np.ndarray]], dict[str, Tensor]],
     ) -> tuple[list[Tensor], Tensor, Tensor]:
-        """The slices of each volume: their token, their pixels averaged down, the largest structure in them."""
+        """The slices of each volume: token, pixels averaged down, the largest structure in it."""
         shown = present([np.asarray(labels, np.float32)[:, None, None, None] + 1 for labels in dense])
         # a slice that pads is 0 in what is cropped and padded as the volume is
         labels = shown["volume"][:, 0].amax((2, 3)).round().long() - 1

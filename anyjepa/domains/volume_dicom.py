@@ -56,7 +56,7 @@ class Series:
         return name if self.number == 1 else f"{name}#{self.number}"
 
     def ordered(self) -> tuple[list[str], float]:
-        """Files along the body, and the millimetres between two. Raises BadSample where they are no volume."""
+        """Files along the body, and the millimetres between two. Raises BadSample for no volume."""
         normal = np.cross(self.across[0], self.across[1])
         along = np.array(self.places) @ normal
         order = np.argsort(along, kind="stable")

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
 from anyjepa.core.errors import BadSample, UserError
 from anyjepa.domains.fingerprints import digest_of
-from anyjepa.domains.volume_dicom import Series, read_series
-from anyjepa.domains.volume_files import read_scan, scan_header
 from anyjepa.domains.volume_geometry import PLANES, Scan, canonical, length_at, resampled
+from anyjepa.domains.volume_stores import ArrayVolumes, Volumes
 from anyjepa.domains.volume_structures import check_word, counted, structure_labels
 
-__all__ = [
-    "ArrayVolumes", "FileVolumes", "Reading", "SeriesVolumes", "SliceSamples", "VolumeSamples", "Volumes",
-    "scaled",
-]  # fmt: skip
+__all__ = ["Reading", "VolumeSamples", "scaled"]
 
 RESIDENT_BYTES = 512 * 2**20
 QUANTILES = (0.005, 0.995)  # of a volume's values, which become 0 and 1
@@ -56,145 +51,6 @@ class Reading:
         return reading
 
 
-@runtime_checkable
-class Volumes(Protocol):
-    """Where volumes lie. Can be pickled."""
-
-    masks: list[str | None] | None
-    """Where the masks of structures lie, one a volume; None where there are none."""
-
-    def __len__(self) -> int: ...
-
-    def identity(self, index: int) -> str:
-        """Unique in the source."""
-        ...
-
-    def size(self, index: int) -> int:
-        """Bytes that it takes."""
-        ...
-
-    def scan(self, index: int) -> Scan:
-        """As it lies. Raises BadSample."""
-        ...
-
-    def header(self, index: int) -> tuple[tuple[int, ...], np.ndarray]:
-        """Shape and axes. Raises BadSample."""
-        ...
-
-
-class FileVolumes:
-    """Files below a folder, a volume each, by their relative paths.
-
-    Args:
-        root: the folder.
-        names: relative paths.
-        masks: relative paths of masks, one a volume or None.
-    """
-
-    def __init__(self, root: str, names: Sequence[str], masks: list[str | None] | None = None) -> None:
-        self.root, self.names, self.masks = root, list(names), masks
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def identity(self, index: int) -> str:
-        """The relative path."""
-        return self.names[index]
-
-    def size(self, index: int) -> int:
-        """Bytes of the file."""
-        return os.stat(os.path.join(self.root, self.names[index])).st_size
-
-    def scan(self, index: int) -> Scan:
-        """Of the file."""
-        return read_scan(os.path.join(self.root, self.names[index]), self.names[index])
-
-    def header(self, index: int) -> tuple[tuple[int, ...], np.ndarray]:
-        """What the file says of itself."""
-        return scan_header(os.path.join(self.root, self.names[index]), self.names[index])
-
-    def mask(self, index: int) -> Scan | None:
-        """Structures of a volume. Raises BadSample where the mask is damaged."""
-        name = None if self.masks is None else self.masks[index]
-        return None if name is None else read_scan(os.path.join(self.root, name), name)
-
-
-class SeriesVolumes:
-    """Series of DICOM below a folder."""
-
-    masks: list[str | None] | None = None
-
-    def __init__(self, root: str, series: Sequence[Series]) -> None:
-        self.root, self.series = root, list(series)
-
-    def __len__(self) -> int:
-        return len(self.series)
-
-    def identity(self, index: int) -> str:
-        """The folder of the series."""
-        return self.series[index].identity
-
-    def size(self, index: int) -> int:
-        """How many files it has: their bytes would need a look at each."""
-        return len(self.series[index].files)
-
-    def scan(self, index: int) -> Scan:
-        """Slices put together."""
-        return read_series(self.root, self.series[index])
-
-    def header(self, index: int) -> tuple[tuple[int, ...], np.ndarray]:
-        """By what the files' headers say."""
-        series = self.series[index]
-        files, apart = series.ordered()
-        first, second = series.across
-        axes = np.stack([np.cross(first, second) * apart, second * series.step[0], first * series.step[1]])
-        return (len(files), *series.shape, 1), axes
-
-
-class ArrayVolumes:
-    """Volumes that are one array (n, slices, rows, columns, channels), named by row numbers.
-
-    Args:
-        values: the array.
-        spacing: millimetres between slices, rows and columns.
-        structures: (n, slices, rows, columns) whole numbers, where known.
-    """
-
-    masks: list[str | None] | None = None
-
-    def __init__(
-        self,
-        values: np.ndarray,
-        spacing: Sequence[float] = (1.0, 1.0, 1.0),
-        structures: np.ndarray | None = None,
-    ) -> None:
-        self.values, self.structures = values, structures
-        self.axes = np.diag(np.asarray(spacing, np.float64))[:, ::-1].copy()
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def identity(self, index: int) -> str:
-        """The row number."""
-        return str(index)
-
-    def size(self, index: int) -> int:
-        """Bytes of one volume."""
-        return self.values[index].nbytes
-
-    def scan(self, index: int) -> Scan:
-        """Of a row."""
-        return Scan(np.asarray(self.values[index]), self.axes)
-
-    def header(self, index: int) -> tuple[tuple[int, ...], np.ndarray]:
-        """Shape of a row."""
-        return self.values.shape[1:], self.axes
-
-    def mask(self, index: int) -> Scan | None:
-        """Structures of a row."""
-        return None if self.structures is None else Scan(self.structures[index][..., None], self.axes)
-
-
 def scaled(values: np.ndarray, window: Sequence[float], identity: str) -> np.ndarray:
     """Values (slices, rows, columns, channels) as float32 of 0 to 1.
 
@@ -215,9 +71,8 @@ def scaled(values: np.ndarray, window: Sequence[float], identity: str) -> np.nda
         if not len(inside):
             raise BadSample(identity, "holds one value everywhere")
         low, high = np.quantile(inside, QUANTILES)
-        low = min(float(low), float(some.min())) if len(inside) < 0.5 * len(some) else float(low)
-        span = max(float(high) - low, 1e-6 * max(abs(float(high)), 1e-30))
-        found[..., channel] = np.clip((one - low) / span, 0, 1)
+        span = max(float(high - low), 1e-6 * max(abs(float(high)), 1e-30))
+        found[..., channel] = np.clip((one - float(low)) / span, 0, 1)
     return found
 
 
@@ -432,63 +287,3 @@ class VolumeSamples:
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_kept": {}, "_bytes": 0}
-
-
-class SliceSamples:
-    """Every slice of every volume as a volume of one slice; those of one patient are one group.
-
-    A slice that is all one value is passed over. Values are scaled as those of its volume.
-
-    Args:
-        volumes: whole ones.
-        wanted: labels by masks, as of `structure_labels`; None for those of the volumes.
-    """
-
-    def __init__(self, volumes: VolumeSamples, wanted: str | None = None) -> None:
-        self.source, self.volumes, self.structures = volumes.source, volumes, volumes.structures
-        self.reading, self.spacing = volumes.reading, volumes.spacing
-        self.plane, self.channels = volumes.plane, volumes.channels
-        self.problems = list(volumes.problems)
-        pieces: list[tuple[int, int]] = []
-        counts: list[np.ndarray | None] = []
-        for index in range(len(volumes)):
-            try:
-                values, parts = volumes.read(index), volumes.parts(index) if wanted else None
-                shown = np.flatnonzero(np.ptp(values, axis=(1, 2, 3)) > 0).tolist()
-                found = [None if parts is None else counted(parts[n], volumes.identity(index)) for n in shown]
-            except BadSample as problem:
-                self.problems.append(problem)
-                continue
-            pieces += [(index, number) for number in shown]
-            counts += found
-        if not pieces:
-            raise UserError(f"{self.source} holds no slice that shows anything.")
-        self.pieces = np.array(pieces)
-        owner = self.pieces[:, 0]
-        identities = np.array([volumes.identity(index) for index in range(len(volumes))])
-        self.groups = (identities if volumes.groups is None else volumes.groups)[owner]
-        if wanted:
-            check_word(wanted, True)
-            unit = float(np.prod(self.spacing[1:])) / 100
-            self.labels, self.classes = structure_labels(counts, self.structures, unit, wanted, self.source)
-        else:
-            self.labels = None if volumes.labels is None else volumes.labels[owner]
-            self.classes = volumes.classes
-        self.description = f"{len(pieces):,} slices of {volumes.description}"
-
-    def __len__(self) -> int:
-        return len(self.pieces)
-
-    def read(self, index: int) -> np.ndarray:
-        """(1, rows, columns, channels) float32. Raises BadSample."""
-        volume, number = self.pieces[int(index)].tolist()
-        return self.volumes.read(volume)[number : number + 1]
-
-    def identity(self, index: int) -> str:
-        """The volume's, and the number of the slice from 1."""
-        volume, number = self.pieces[int(index)].tolist()
-        return f"{self.volumes.identity(volume)}[{number + 1}]"
-
-    def fingerprint(self) -> str:
-        """Of the volumes, cut into slices."""
-        return f"slices-{self.volumes.fingerprint()}"

@@ -28,16 +28,10 @@ from anyjepa.domains.sources import (
 from anyjepa.domains.volume_dicom import find_series, is_dicom
 from anyjepa.domains.volume_files import ending
 from anyjepa.domains.volume_images import ImageVolumes
-from anyjepa.domains.volume_samples import (
-    ArrayVolumes,
-    FileVolumes,
-    Reading,
-    SeriesVolumes,
-    SliceSamples,
-    Volumes,
-    VolumeSamples,
-)
+from anyjepa.domains.volume_samples import Reading, VolumeSamples
 from anyjepa.domains.volume_simulation import CLASSES, SPACING, STRUCTURES, synthetic_volumes
+from anyjepa.domains.volume_slices import SliceSamples
+from anyjepa.domains.volume_stores import ArrayVolumes, FileVolumes, SeriesVolumes, Volumes
 
 __all__ = ["DICOM", "open_volumes", "patient_of"]
 
@@ -174,7 +168,8 @@ def _from_path(source: str, split: str | None, reading: Reading) -> VolumeSample
         return _from_npy(source, path, reading)
     if not ending(path.name):
         raise UserError(
-            f"{source} is no volume: give .nii, .nii.gz, .nrrd, .mha, .npy or .npz, or a folder of DICOM files."
+            f"{source} is no volume: give .nii, .nii.gz, .nrrd, .mha, .npy or .npz, or a folder "
+            "of DICOM files."
         )
     return _from_files(source, path.parent, [path.name], reading)
 
@@ -190,10 +185,16 @@ def _listed(root: Path) -> tuple[list[str], list[str]]:
             relative = Path(folder, name).relative_to(root).as_posix()
             if ending(name):
                 volumes.append(relative)
-            elif name.lower().endswith(DICOM) or ("." not in name or name.replace(".", "").isdecimal()):
-                if name.lower().endswith(DICOM) or is_dicom(os.path.join(folder, name)):
-                    slices.append(relative)
+            elif name.lower().endswith(DICOM) or (
+                _bare_number(name) and is_dicom(os.path.join(folder, name))
+            ):
+                slices.append(relative)
     return sorted(volumes), sorted(slices)
+
+
+def _bare_number(name: str) -> bool:
+    """Whether a name has no ending, as files of DICOM often have none, or is but numbers."""
+    return "." not in name or name.replace(".", "").isdecimal()
 
 
 def _from_folder(source: str, root: Path, reading: Reading) -> VolumeSamples:

@@ -19,7 +19,7 @@ from torch.nn import functional
 from anyjepa.core.chance import uniform
 from anyjepa.domains.image_views import gaussian_filter
 
-__all__ = ["TRANSFORMS", "VolumeViews", "contrasted", "coarsening"]
+__all__ = ["TRANSFORMS", "VolumeViews", "coarsening", "contrasted"]
 
 TRANSFORMS = ("flip", "affine", "anisotropy", "noise", "blur", "bias field", "gamma")
 SCALE, DEGREES = 0.1, 10.0  # of the affine: factors 1 +- it along each axis, turns about each

@@ -118,7 +118,7 @@ def test_values_are_scaled_by_what_is_not_background():
     values[0, 6, 6] = 1e6
     found = scaled(values, (0.0, 0.0), "a")
     assert found.min() == 0 and found.max() == 1 and found.dtype == np.float32
-    assert found[1, 14, 14] > 0.95 and np.array_equal(found, scaled(values * 7, (0.0, 0.0), "a"))
+    assert found[1, 14, 14] > 0.95 and np.allclose(found, scaled(values * 7, (0.0, 0.0), "a"))
     window = scaled(np.array([-2000.0, -160, 40, 240, 3000]).reshape(1, 1, 5, 1), (-160.0, 240.0), "a")
     assert window.ravel().tolist() == pytest.approx([0, 0, 0.5, 1, 1])
     for bad, reason in ((np.nan, "NaN"), (0.0, "one value")):

@@ -15,7 +15,7 @@ from anyjepa.domains.volume_encoder import mean_of_present
 from anyjepa.domains.volume_sources import open_volumes
 from anyjepa.domains.volume_views import TRANSFORMS, VolumeViews, coarsening
 from anyjepa.recipes import recipe
-from anyjepa.recipes.image_volume import hidden_slices, interpolated
+from anyjepa.recipes.image_volume_method import hidden_slices, interpolated
 
 SMALL = {
     "shape": (10, 16, 16), "crop_size": (16, 16), "stem": 4, "width": 16, "hidden": 16, "depth": 1,
