@@ -42,8 +42,8 @@ class ImageVolume(Recipe):
     attention ran along features, read only the middle and had no positions: here it runs along slices, in
     millimetres (``--positions false`` for none), may move its points to anywhere between the first slice
     and the last, and any number of slices will do. Also ours: AdamW instead of SGD with LARC and rates for
-    it; clusters of the last embeddings rather than of a stored pass over the data, so that no sample needs an
-    index (``--assignment sinkhorn`` for SwAV's balanced ones, with ``--sharpness``); the map from stages to an
+    it; clusters of the last embeddings rather than of a stored pass over the data, so that no sample has an
+    index (``--assignment sinkhorn`` for the balanced ones of SwAV); the map from stages to an
     embedding learns, and the last stage is in it once; slices keep their channels; values are scaled by the
     volume's own quantiles, or a window in the data's unit (``--window -160 240`` for a belly in CT). A hidden
     slice alone is easily told from its neighbours (``--slabs 4`` hides runs): ``hidden_loss`` below

@@ -243,6 +243,18 @@ class ImageVolumeMethod(Method):
                 found.append(self.embed({**batch, "volume": view}))
         return torch.stack(found[:count], dim=1)
 
+    def exemplars(self, batch: Batch) -> tuple[Tensor, Batch, Tensor] | None:
+        """Every slice that shows something, and how near it is to the prototypes of the first clustering."""
+        if self.projector is None or self.slice_prototypes is None:
+            return None
+        volume, present = self._input(batch), batch["present"]
+        shows = present & (volume.amax((1, 3, 4)) > volume.amin((1, 3, 4)))
+        sample, number = shows.nonzero().unbind(1)
+        slices = volume.transpose(1, 2)[sample, number]
+        z = functional.normalize(self.projector(self.encoder.trunk(slices)), dim=1)
+        part = {"volume": slices.unsqueeze(2), "present": torch.ones_like(sample, dtype=torch.bool)[:, None]}
+        return z @ self.slice_prototypes.weights[0].T, part, sample
+
     def health(self, batches: Iterable[Batch], context: Context) -> dict[str, float]:
         """How many clusters of each kind samples fill, as shares of all (1: evenly)."""
         if self.volume_prototypes is None:
