@@ -141,7 +141,7 @@ class DeformableAttention(nn.Module):
     def _bias(self, points: Tensor, coordinates: Tensor) -> Float[Tensor, "batch heads tokens points"]:
         """What the distance from a token to a point adds."""
         own = coordinates[..., 0].to(points.dtype).unsqueeze(1)
-        at = between(own.expand(len(points), points.shape[1], -1), points)
+        at = between(own.expand(points.shape[0], points.shape[1], -1), points)
         apart = at.unsqueeze(2) - own.unsqueeze(3)
         return self.nearness((apart.sign() * apart.abs().log1p()).unsqueeze(-1)).squeeze(-1)
 

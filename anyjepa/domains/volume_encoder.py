@@ -146,7 +146,7 @@ class VolumeEncoder(nn.Module):
     ) -> Float[Tensor, "n slices width"]:
         """An embedding of each slice by itself."""
         flat = volume.transpose(1, 2).flatten(0, 1)
-        return self.trunk(flat).unflatten(0, (len(volume), -1))
+        return self.trunk(flat).unflatten(0, (-1, volume.shape[2]))
 
     def coordinates(self, slices: int, like: Tensor) -> Float[Tensor, "1 slices 1"]:
         """Millimetres from the middle."""

@@ -14,7 +14,7 @@ from anyjepa.core.errors import require
 __all__ = ["middle_slice", "planes"]
 
 SIDE = 120  # pixels of a thumbnail, at least, on its longer side
-PLANE = 170.0  # height of a plane as drawn
+PLANE = 92.0  # height of a plane as drawn
 STRIP = 12  # slices that are drawn side by side
 SHADE = 0.55  # of the paint over a slice
 OTHERS = {
@@ -95,7 +95,7 @@ def planes(
     for number in chosen.tolist():
         tint = None if tints is None else tints[[number]][None]
         pixels = _tinted(_grey(body[number]), tint)
-        strip.append(_drawn(pixels, rows * spacing[1], columns * spacing[2], str(number + 1), 56.0))
+        strip.append(_drawn(pixels, rows * spacing[1], columns * spacing[2], str(number + 1), 36.0))
     row = '<div style="display:flex;flex-wrap:wrap;gap:4px;align-items:flex-end">'
     return (
         f'<div class="volume">{row}{"".join(parts)}</div>'
