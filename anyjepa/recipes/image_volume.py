@@ -64,7 +64,7 @@ class ImageVolume(Recipe):
             "head_width": 16, "dropout": 0.0, "head": 128, "slice_width": 32, "slices_drawn": 4,
             "slice_clusters": 32, "slice_heads": 2, "volume_clusters": 8, "volume_heads": 2,
             "assignment": "sinkhorn", "frozen_steps": 0, "predicted": "hidden", "slabs": 2,
-            "crop_area": (0.3, 1.0), "jitter": 0.4, "epochs": 40.0, "warmup_epochs": 4.0, "batch_size": 16,
+            "crop_area": (0.2, 0.8), "jitter": 0.4, "flip": 0.0, "blur": 0.0, "epochs": 40.0, "warmup_epochs": 4.0, "batch_size": 16,
             "learning_rate": 2e-3,
         },
     }  # fmt: skip
@@ -112,6 +112,7 @@ class ImageVolume(Recipe):
     slices_drawn: int = 16  # slices of a volume a step that are cropped and clustered
     crop_size: tuple[int, int] = (224, 224)  # rows and columns of a crop
     crop_area: tuple[float, float] = (0.08, 1.0)  # share of the slice that a crop covers
+    flip: float = 0.5  # chance that a crop is mirrored left to right
     jitter: float = 0.8  # share by which brightness and contrast of a crop change at most, either way
     blur: float = 0.5  # chance that a crop is blurred
     head: int = 2048  # hidden width of the network before slice clusters

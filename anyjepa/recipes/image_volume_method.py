@@ -109,7 +109,7 @@ class ImageVolumeMethod(Method):
         if recipe.trunk == "frozen":
             encoder.trunk.requires_grad_(False)
         self.volume_views = VolumeViews(recipe.transforms, facts["spacing"])
-        self.crops = Views(2, recipe.crop_size, recipe.crop_area, blur=recipe.blur)
+        self.crops = Views(2, recipe.crop_size, recipe.crop_area, flip=recipe.flip, blur=recipe.blur)
 
     @property
     def backbone(self) -> nn.Module:
