@@ -152,10 +152,6 @@ class VolumeSamples:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def label(self, labels: np.ndarray | None, classes: list[str] | None) -> None:
-        """Give the volumes other labels."""
-        self._labels, self._classes, self._wanted = labels, classes, ""
-
     def label_by_structures(self, wanted: str) -> None:
         """Label by masks, as of `structure_labels`, once labels are asked for. Raises UserError."""
         check_word(wanted, False)
@@ -167,11 +163,21 @@ class VolumeSamples:
         self._count()
         return self._labels
 
+    @labels.setter
+    def labels(self, labels: np.ndarray | None) -> None:
+        self._count()
+        self._labels = labels
+
     @property
     def classes(self) -> list[str] | None:
         """As of Samples."""
         self._count()
         return self._classes
+
+    @classes.setter
+    def classes(self, classes: list[str] | None) -> None:
+        self._count()
+        self._classes = classes
 
     def _count(self) -> None:
         wanted, self._wanted = self._wanted, ""

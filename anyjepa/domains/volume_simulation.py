@@ -89,4 +89,5 @@ def synthetic_volumes(
     volumes *= drift.astype(np.float32)
     volumes += NOISE * random.standard_normal(volumes.shape, np.float32)
     gain = random.uniform(300, 1500, len(patients)).astype(np.float32)  # units differ from scanner to scanner
-    return (volumes * gain[:, None, None, None])[..., None], structures, labels, patients
+    first = 0 if part == "train" else PATIENTS["train"]  # no patient is in both parts
+    return (volumes * gain[:, None, None, None])[..., None], structures, labels, first + patients

@@ -127,12 +127,13 @@ def _labelled(found: VolumeSamples, labels: str | None) -> VolumeSamples:
         return found
     names = [found.identity(index) for index in range(len(found))]
     bare = [_stem(name) for name in names]
-    found.label(*_first(file, [names, bare, [] if found.groups is None else found.groups.tolist()]))
+    patients = [] if found.groups is None else found.groups.tolist()
+    found.labels, found.classes = _first(file, [names, bare, patients])
     for spelled in (names, bare):
-        patients = groups_from_file(file, spelled)
-        if patients is not None and (patients != "").any():
+        named = groups_from_file(file, spelled)
+        if named is not None and (named != "").any():
             own = names if found.groups is None else found.groups
-            found.groups = np.array([p or str(o) for p, o in zip(patients, own, strict=True)])
+            found.groups = np.array([name or str(other) for name, other in zip(named, own, strict=True)])
             break
     return found
 

@@ -64,8 +64,8 @@ class ImageVolume(Recipe):
             "head_width": 16, "dropout": 0.0, "head": 128, "slice_width": 32, "slices_drawn": 4,
             "slice_clusters": 32, "slice_heads": 2, "volume_clusters": 8, "volume_heads": 2,
             "assignment": "sinkhorn", "frozen_steps": 0, "predicted": "hidden", "slabs": 2,
-            "crop_area": (0.2, 0.8), "jitter": 0.4, "flip": 0.0, "blur": 0.0, "epochs": 40.0, "warmup_epochs": 4.0, "batch_size": 16,
-            "learning_rate": 2e-3,
+            "crop_area": (0.2, 0.8), "jitter": 0.4, "flip": 0.0, "blur": 0.0, "epochs": 40.0,
+            "warmup_epochs": 4.0, "batch_size": 16, "learning_rate": 2e-3,
         },
     }  # fmt: skip
 

@@ -176,6 +176,7 @@ def test_simulated_patients_are_on_one_side_and_all_findings_are_visible():
     large = np.array(train.classes)[train.labels[:40]] == "large spleen"
     assert np.median(spleens[large]) > 2 * np.median(spleens[~large])
     assert (train.groups[::2] == train.groups[1::2]).all()
+    assert not set(train.groups.tolist()) & set(test.groups.tolist())
 
 
 def test_volumes_are_cropped_and_padded_around_their_middle():

@@ -1,4 +1,4 @@
-"""The report's clusters: the fullest first, each with what is nearest to it, and only one part of a sample."""
+"""The report's clusters: the fullest first, each with what is nearest to it, one part a sample."""
 
 import dataclasses
 
