@@ -53,7 +53,8 @@ class SliceTrunk(nn.Module):
         stem: width of the first stage; each other one has twice that of the one before.
         blocks: of each stage.
         bottleneck: blocks of three convolutions, four times as wide at their end.
-        small: begin with one 3 x 3 convolution that halves nothing, instead of one of 7 x 7 and pooling.
+        shrinking: times that slices shrink before the first stage: 4 by a convolution of 7 x 7 and pooling,
+            2 without the pooling, 1 by a convolution of 3 x 3.
         width: of the embedding.
     """
 
@@ -63,12 +64,13 @@ class SliceTrunk(nn.Module):
         stem: int,
         blocks: tuple[int, int, int, int],
         bottleneck: bool,
-        small: bool,
+        shrinking: int,
         width: int,
     ) -> None:
         super().__init__()
-        first = [_joined(channels, stem, 3 if small else 7, 1 if small else 2), nn.ReLU()]
-        self.stem = nn.Sequential(*first, *([] if small else [nn.MaxPool2d(3, 2, 1)]))
+        kernel, stride = (3, 1) if shrinking == 1 else (7, 2)
+        pooling = [nn.MaxPool2d(3, 2, 1)] if shrinking == 4 else []
+        self.stem = nn.Sequential(_joined(channels, stem, kernel, stride), nn.ReLU(), *pooling)
         stages, inputs, total = [], stem, 0
         for number, count in enumerate(blocks):
             own = stem * 2**number

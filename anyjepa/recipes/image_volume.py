@@ -60,7 +60,7 @@ class ImageVolume(Recipe):
         "paper": {},
         "tiny": {
             "shape": (16, 32, 32), "crop_size": (24, 24), "stem": 12, "blocks": (1, 1, 1, 1),
-            "bottleneck": False, "small_images": False, "width": 64, "hidden": 96, "depth": 2, "heads": 4,
+            "bottleneck": False, "shrinking": "2", "width": 64, "hidden": 96, "depth": 2, "heads": 4,
             "head_width": 16, "dropout": 0.0, "head": 128, "slice_width": 32, "slices_drawn": 4,
             "slice_clusters": 32, "slice_heads": 2, "volume_clusters": 8, "volume_heads": 2,
             "assignment": "sinkhorn", "frozen_steps": 0, "predicted": "hidden", "slabs": 2,
@@ -95,7 +95,9 @@ class ImageVolume(Recipe):
     stem: int = 64  # width of the ResNet's first stage
     blocks: tuple[int, int, int, int] = (3, 4, 6, 3)  # of the ResNet's stages
     bottleneck: bool = True  # blocks of three convolutions, four times as wide at their end
-    small_images: bool = False  # a ResNet that does not shrink slices of some 32 pixels at its start
+    shrinking: Literal["4", "2", "1"] = (
+        "4"  # times that the ResNet's start shrinks slices; less for small ones
+    )
     trunk: Literal["learned", "frozen"] = "learned"  # the ResNet: trained, or what --init brings
     width: int = 640  # of slice embeddings and the transformer
     hidden: int = 720  # of the transformer's perceptrons
@@ -184,7 +186,7 @@ class ImageVolume(Recipe):
         if not isinstance(other, ImageVolume):
             return None
         same = (
-            "stem", "blocks", "bottleneck", "small_images", "width", "hidden", "depth", "attention", "heads",
+            "stem", "blocks", "bottleneck", "shrinking", "width", "hidden", "depth", "attention", "heads",
             "head_width", "stride", "kernel", "reach", "positions", "plane", "window",
         )  # fmt: skip
         return {name: getattr(other, name) for name in same}
@@ -192,7 +194,7 @@ class ImageVolume(Recipe):
     def method(self, facts: dict[str, Any]) -> ImageVolumeMethod:
         """Encoder, heads and prototypes of the losses that count."""
         trunk = SliceTrunk(
-            facts["channels"], self.stem, self.blocks, self.bottleneck, self.small_images, self.width
+            facts["channels"], self.stem, self.blocks, self.bottleneck, int(self.shrinking), self.width
         )
         encoder = VolumeEncoder(
             trunk, self.width, self.hidden, self.depth, self.dropout, self.attention, self.heads,
