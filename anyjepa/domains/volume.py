@@ -122,8 +122,8 @@ class Volume(Domain):
     def raw(self, batch: dict[str, Tensor], facts: dict) -> Float[Tensor, "n features"]:
         """Values averaged down to at most 8 x 12 x 12 places, and their histogram in 16 bins."""
         volume = batch["volume"].to(torch.float32)
-        size = [min(side, most) for side, most in zip(volume.shape[2:], RAW, strict=True)]
-        small = functional.adaptive_avg_pool3d(volume, size).flatten(1)
+        slices, rows, columns = (min(side, most) for side, most in zip(volume.shape[2:], RAW, strict=True))
+        small = functional.adaptive_avg_pool3d(volume, (slices, rows, columns)).flatten(1)
         bins = (volume * BINS).long().clamp(0, BINS - 1).flatten(2)
         shares = torch.zeros(*bins.shape[:2], BINS, device=volume.device)
         shares.scatter_add_(2, bins, torch.ones_like(bins, dtype=torch.float32))
@@ -162,7 +162,7 @@ class Volume(Domain):
         # a slice that pads is 0 in what is cropped and padded as the volume is
         labels = shown["volume"][:, 0].amax((2, 3)).round().long() - 1
         volume = batch["volume"].to(torch.float32)
-        size = [min(side, most) for side, most in zip(volume.shape[3:], RAW[1:], strict=True)]
+        size = min(volume.shape[3], RAW[1]), min(volume.shape[4], RAW[2])
         small = functional.adaptive_avg_pool2d(volume.transpose(1, 2).flatten(0, 1), size)
         return (
             [one.values.float() for one in tokens],

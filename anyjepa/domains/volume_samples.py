@@ -40,10 +40,9 @@ class Reading:
     @classmethod
     def of(cls, asked: Mapping[str, Any]) -> Reading:
         """From what a recipe asks, among which facts of other names may lie. Raises UserError."""
-        given = {name: asked[name] for name in ("plane", "spacing", "window") if asked.get(name) is not None}
-        reading = cls(
-            **{n: value if n == "plane" else tuple(float(x) for x in value) for n, value in given.items()}
-        )
+        first, second, third = (float(side) for side in asked.get("spacing") or (0, 0, 0))
+        low, high = (float(end) for end in asked.get("window") or (0, 0))
+        reading = cls(asked.get("plane") or "axial", (first, second, third), (low, high))
         if reading.plane not in PLANES:
             raise UserError(f"--plane is one of {', '.join(PLANES)}, not '{reading.plane}'.")
         if any(side < 0 for side in reading.spacing) or len({side > 0 for side in reading.spacing}) > 1:

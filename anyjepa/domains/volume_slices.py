@@ -43,7 +43,7 @@ class SliceSamples:
         self.pieces = np.array(pieces)
         owner = self.pieces[:, 0]
         identities = np.array([volumes.identity(index) for index in range(len(volumes))])
-        self.groups = (identities if volumes.groups is None else volumes.groups)[owner]
+        self.groups: np.ndarray | None = (identities if volumes.groups is None else volumes.groups)[owner]
         if wanted:
             check_word(wanted, True)
             unit = float(np.prod(self.spacing[1:])) / 100

@@ -74,6 +74,6 @@ def structure_labels(
         labels = np.where(known, np.searchsorted(present, shown), -1).astype(np.int64)
         return labels, [names[kind] for kind in present]
     found = (inside > 0).astype(np.int8)
-    occurs = found[known].any(axis=0)
+    occurs = np.asarray(found[known].any(axis=0))
     found[~known] = -1
-    return found[:, occurs], [name for name, there in zip(names[1:], occurs, strict=True) if there]
+    return found[:, occurs], [name for name, there in zip(names[1:], occurs.tolist(), strict=True) if there]
