@@ -95,9 +95,7 @@ class ImageVolume(Recipe):
     stem: int = 64  # width of the ResNet's first stage
     blocks: tuple[int, int, int, int] = (3, 4, 6, 3)  # of the ResNet's stages
     bottleneck: bool = True  # blocks of three convolutions, four times as wide at their end
-    shrinking: Literal["4", "2", "1"] = (
-        "4"  # times that the ResNet's start shrinks slices; less for small ones
-    )
+    shrinking: Literal["4", "2", "1"] = "4"  # times that the start of the ResNet shrinks slices
     trunk: Literal["learned", "frozen"] = "learned"  # the ResNet: trained, or what --init brings
     width: int = 640  # of slice embeddings and the transformer
     hidden: int = 720  # of the transformer's perceptrons
