@@ -46,7 +46,8 @@ class Volume(Domain):
         reading: Mapping[str, Any] | None = None,
     ) -> Samples:
         """Open a source of volumes; see :func:`anyjepa.domains.volume_sources.open_volumes`."""
-        return open_volumes(source, labels, split, reading)
+        # labels that masks give are counted late, by a property, which a protocol's plain attribute is not
+        return open_volumes(source, labels, split, reading)  # pyright: ignore[reportReturnType]
 
     def measure(self, samples: Samples, seed: int = 0) -> dict:
         """Channels, spacing in millimetres, plane, sizes, and mean and deviation of the values of 0 to 1.

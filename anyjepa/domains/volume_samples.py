@@ -164,6 +164,7 @@ class VolumeSamples:
 
     @labels.setter
     def labels(self, labels: np.ndarray | None) -> None:
+        """Give the volumes other labels than their own."""
         self._count()
         self._labels = labels
 
@@ -175,6 +176,7 @@ class VolumeSamples:
 
     @classes.setter
     def classes(self, classes: list[str] | None) -> None:
+        """Name the classes otherwise."""
         self._count()
         self._classes = classes
 
