@@ -13,6 +13,7 @@ from anyjepa.domains.sources import NoSplit
 from anyjepa.domains.volume import fitted
 from anyjepa.domains.volume_samples import scaled
 from anyjepa.domains.volume_sources import open_volumes, patient_of
+from anyjepa.evaluation.sides import _same_classes
 
 
 @pytest.fixture
@@ -223,3 +224,19 @@ def test_the_hippocampus_is_measured_as_its_masks_say(data_folder):
     # from front to back, slices show the anterior part, then the posterior one
     shown = [kind for kind in samples.dense(0).tolist() if kind]
     assert shown == sorted(shown) and set(shown) == {1, 2}
+
+
+@pytest.mark.parametrize("slices", [False, True])
+def test_test_data_with_fewer_structures_is_counted_and_named_as_the_training_data(segmented, slices):
+    word = "largest" if slices else "structures"
+    train = open_volumes(f"slices:{segmented}" if slices else str(segmented), word)
+    test = open_volumes(f"slices:{segmented}" if slices else str(segmented), word)
+    if slices:
+        test.labels, test.classes = np.where(test.labels == 2, 1, 0), ["none", "Posterior"]
+        found = _same_classes(test, train)
+        assert set(found.labels.tolist()) == {0, 2}
+    else:
+        test.labels, test.classes = test.labels[:, 1:], ["Posterior"]
+        found = _same_classes(test, train)
+        assert found.labels[:, 0].sum() == 0 and found.labels[:, 1].tolist() == [0, 1, 0, 1]
+    assert found.classes == train.classes
