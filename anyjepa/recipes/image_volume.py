@@ -44,7 +44,8 @@ class ImageVolume(Recipe):
     and the last, and any number of slices will do. Also ours: AdamW instead of SGD with LARC and rates for
     it; clusters of the last embeddings rather than of a stored pass over the data, so that no sample has an
     index (``--assignment sinkhorn`` for the balanced ones of SwAV); the map from stages to an
-    embedding learns, and the last stage is in it once; slices keep their channels; values are scaled by the
+    embedding learns, and the last stage is in it once (``--centred true`` spreads what few samples leave
+    alike, so that clusters begin to differ); slices keep their channels; values are scaled by the
     volume's own quantiles, or a window in the data's unit (``--window -160 240`` for a belly in CT). A hidden
     slice alone is easily told from its neighbours (``--slabs 4`` hides runs): ``hidden_loss`` below
     ``interpolation_loss``, that of the mean of the two nearest seen ones, says that more was learned.
@@ -60,12 +61,12 @@ class ImageVolume(Recipe):
         "paper": {},
         "tiny": {
             "shape": (16, 32, 32), "crop_size": (24, 24), "stem": 12, "blocks": (1, 1, 1, 1),
-            "bottleneck": False, "shrinking": "2", "width": 64, "hidden": 96, "depth": 2, "heads": 4,
+            "bottleneck": False, "shrinking": "2", "width": 128, "hidden": 128, "depth": 2, "heads": 4,
             "head_width": 16, "dropout": 0.0, "head": 128, "slice_width": 32, "slices_drawn": 4,
-            "slice_clusters": 32, "slice_heads": 2, "volume_clusters": 8, "volume_heads": 2,
-            "assignment": "sinkhorn", "frozen_steps": 0, "predicted": "hidden", "slabs": 2,
+            "slice_clusters": 64, "slice_heads": 2, "volume_clusters": 16, "volume_heads": 2,
+            "assignment": "sinkhorn", "centred": True, "frozen_steps": 0, "predicted": "hidden", "slabs": 2,
             "crop_area": (0.2, 0.8), "jitter": 0.4, "flip": 0.0, "blur": 0.0, "epochs": 40.0,
-            "warmup_epochs": 4.0, "batch_size": 16, "learning_rate": 2e-3,
+            "warmup_epochs": 4.0, "batch_size": 16, "learning_rate": 5e-3,
         },
     }  # fmt: skip
 
@@ -124,6 +125,7 @@ class ImageVolume(Recipe):
     assignment: Assignment = "k-means"  # of clusters: nearest centre, or balanced (SwAV)
     temperature: float = 0.1  # that scores of prototypes are divided by
     iterations: int = 10  # of k-means; 3 of balancing, as in SwAV
+    centred: bool = False  # take mean and scale of the batch off what is clustered, before its length
     sharpness: float = 0.05  # epsilon of balanced assignment
     slice_bank: int = 30000  # slices of the last steps that k-means looks at
     volume_bank: int = 1024  # volumes of the last steps that k-means looks at

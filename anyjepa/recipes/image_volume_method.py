@@ -106,6 +106,10 @@ class ImageVolumeMethod(Method):
             self.volume_prototypes = Prototypes(
                 recipe.width, recipe.volume_clusters, recipe.volume_heads, kept=recipe.volume_bank, **options
             )
+        self.centre_slices, self.centre_volumes = (
+            nn.BatchNorm1d(width, affine=False) if recipe.centred and used else nn.Identity()
+            for width, used in ((recipe.slice_width, intra), (recipe.width, inter))
+        )
         if recipe.trunk == "frozen":
             encoder.trunk.requires_grad_(False)
         self.volume_views = VolumeViews(recipe.transforms, facts["spacing"])
@@ -152,12 +156,13 @@ class ImageVolumeMethod(Method):
             found |= {name: value.detach() for name, value in parts.items()}
         embedding = mean_of_present(slices.detach(), both)[: len(volume)]
         if self.volume_prototypes is not None:
-            z = mean_of_present(self.encoder.context(slices, both), both).unflatten(0, (2, -1))
-            loss, used = self.volume_prototypes.loss(z, step)
-            self.volume_prototypes.remember(z.detach(), step)
+            z = mean_of_present(self.encoder.context(slices, both), both)
+            clustered = functional.normalize(self.centre_volumes(z), dim=1).unflatten(0, (2, -1))
+            loss, used = self.volume_prototypes.loss(clustered, step)
+            self.volume_prototypes.remember(clustered.detach(), step)
             total = total + weights[2] * loss
             found |= {"volume_loss": loss.detach(), "volume_clusters": used}
-            embedding = z[0].detach()
+            embedding = z[: len(volume)].detach()
         return {"loss": total, **found, "embedding": embedding}
 
     def _input(self, batch: Batch) -> Tensor:
@@ -175,7 +180,7 @@ class ImageVolumeMethod(Method):
         jitter = uniform((views.shape[1], 2, 3), generator, dtype=volume.dtype).transpose(0, 1)
         crops = contrasted(views.flatten(0, 1), jitter.flatten(0, 1), self.recipe.jitter)
         assert self.projector is not None
-        z = single_at_least(self.projector(self.encoder.trunk(crops)))
+        z = single_at_least(self.centre_slices(self.projector(self.encoder.trunk(crops))))
         return functional.normalize(z, dim=1).unflatten(0, (2, -1))
 
     def hidden(self, present: Tensor, generator: Generator) -> Tensor:
@@ -251,7 +256,7 @@ class ImageVolumeMethod(Method):
         shows = present & (volume.amax((1, 3, 4)) > volume.amin((1, 3, 4)))
         sample, number = shows.nonzero().unbind(1)
         slices = volume.transpose(1, 2)[sample, number]
-        z = functional.normalize(self.projector(self.encoder.trunk(slices)), dim=1)
+        z = functional.normalize(self.centre_slices(self.projector(self.encoder.trunk(slices))), dim=1)
         part = {"volume": slices.unsqueeze(2), "present": torch.ones_like(sample, dtype=torch.bool)[:, None]}
         return z @ self.slice_prototypes.weights[0].T, part, sample
 
@@ -260,7 +265,7 @@ class ImageVolumeMethod(Method):
         if self.volume_prototypes is None:
             return {}
         z = torch.cat([self.embed(batch) for batch in batches])
-        return occupied(self.volume_prototypes, z)
+        return occupied(self.volume_prototypes, functional.normalize(self.centre_volumes(z), dim=1))
 
     def cautions(self, steps: int) -> list[str]:
         """More clusters than the data can fill."""
