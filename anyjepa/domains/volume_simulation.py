@@ -10,11 +10,12 @@ __all__ = ["CLASSES", "SPACING", "STRUCTURES", "synthetic_volumes"]
 
 SHAPE = (16, 32, 32)  # slices upwards, rows to the back, columns to the left
 SPACING = (12.0, 9.0, 9.0)  # millimetres
-CLASSES = ["healthy", "kidney cysts", "large spleen", "liver lesions"]
+CLASSES = ["healthy", "large spleen", "liver lesions", "one kidney"]
 STRUCTURES = {1: "liver", 2: "spleen", 3: "kidney", 4: "lesion"}
 PATIENTS = {"train": 100, "test": 50}
 SCANS = 2  # of a patient, on different days
-NOISE = 0.05
+NOISE = 0.08
+DRIFT, GAMMA = 0.3, 0.25  # of the scanner: brightness along each axis, logarithm of the contrast
 LESION = 0.22  # value
 # middle and half axes (slice, row, column) as shares of the volume, value, structure; right is to the left
 ORGANS = {
@@ -35,10 +36,9 @@ def synthetic_volumes(
     """Volumes (n, 16, 32, 32, 1) float32, structures (n, 16, 32, 32) uint8, classes (n,) and patients (n,).
 
     Two scans of each of 100 patients for ``train`` (also None), of 50 others for ``test`` and ``val``, always
-    the same. Organs differ in place and size from patient to patient, the way a patient lies and the gain of
-    the scanner from scan to scan; over all lies noise. A large spleen is 1.6 times as long in each direction,
-    kidneys with cysts 1.25 times; cysts (four a kidney) and lesions of the liver (seven) are dark balls.
-    Raises NoSplit.
+    the same. Organs differ in place and size from patient to patient; the way a patient lies, contrast, gain,
+    the field's drift and the noise from scan to scan. A large spleen is 1.6 times as long in each direction,
+    a liver's eight lesions are dark balls, and the kidney that is missing is the right one. Raises NoSplit.
     """
     words = [word.lower() for word in split_order(split)]
     part = next((name for name in PATIENTS if name in words), None)
@@ -68,25 +68,26 @@ def synthetic_volumes(
         own = random.normal(0, 0.015, (count, 3))[patients]
         size = np.array(half) * grown[:, 0] * np.exp(random.normal(0, 0.08, (count, 3)))[patients]
         if name == "spleen":
-            size = np.where((labels == 2)[:, None], size * 1.6, size)
-        if "kidney" in name:
-            size = np.where((labels == 1)[:, None], size * 1.25, size)
+            size = np.where((labels == 1)[:, None], size * 1.6, size)
+        if name == "right kidney":
+            size = np.where((labels == 3)[:, None], size * 1e-6, size)
         places[name] = (np.array(middle) + moved[:, 0] + own).astype(np.float32), size.astype(np.float32)
         inside = drawn(*places[name])
         volumes[inside] = value
         if structure:
             structures[inside] = structure
-    for organ, label, number in (("right kidney", 1, 4), ("left kidney", 1, 4), ("liver", 3, 7)):
-        middle, half = places[organ]
-        ill = np.flatnonzero(labels == label)
-        for _ in range(number):
-            there = (random.uniform(-0.75, 0.75, (count, 3))[patients] * half + middle).astype(np.float32)
-            size = random.uniform(0.05, 0.08, (count, 1))[patients] * np.array([[1.4, 1.0, 1.0]])
-            inside = np.zeros(volumes.shape, bool)
-            inside[ill] = drawn(there[ill], size[ill].astype(np.float32))
-            volumes[inside], structures[inside] = LESION, 4
-    drift = 1 + random.normal(0, 0.1, (len(patients), 1, 1, 1)) * (grid[1] - 0.5).astype(np.float32)
-    volumes *= drift.astype(np.float32)
+    middle, half = places["liver"]
+    ill = np.flatnonzero(labels == 2)
+    for _ in range(8):
+        there = (random.uniform(-0.75, 0.75, (count, 3))[patients] * half + middle).astype(np.float32)
+        size = random.uniform(0.05, 0.08, (count, 1))[patients] * np.array([[1.4, 1.0, 1.0]])
+        inside = np.zeros(volumes.shape, bool)
+        inside[ill] = drawn(there[ill], size[ill].astype(np.float32))
+        volumes[inside], structures[inside] = LESION, 4
+    volumes **= np.exp(random.normal(0, GAMMA, (len(patients), 1, 1, 1))).astype(np.float32)
+    for axis in grid:
+        slope = random.uniform(-DRIFT, DRIFT, (len(patients), 1, 1, 1)).astype(np.float32)
+        volumes *= np.exp(2 * slope * (axis - 0.5))
     volumes += NOISE * random.standard_normal(volumes.shape, np.float32)
     gain = random.uniform(300, 1500, len(patients)).astype(np.float32)  # units differ from scanner to scanner
     first = 0 if part == "train" else PATIENTS["train"]  # no patient is in both parts

@@ -171,7 +171,7 @@ def test_simulated_patients_are_on_one_side_and_all_findings_are_visible():
     assert len(train) == 200 and len(test) == 100
     assert np.array_equal(train.read(3), open_volumes("synthetic-volumes").read(3))
     lesions = np.array([(train.parts(i) == 4).sum() for i in range(40)])
-    ill = np.isin(np.array(train.classes)[train.labels[:40]], ["kidney cysts", "liver lesions"])
+    ill = np.array(train.classes)[train.labels[:40]] == "liver lesions"
     assert (lesions[ill] > 0).mean() > 0.9 and not lesions[~ill].any()
     spleens = np.array([(train.parts(i) == 2).sum() for i in range(40)])
     large = np.array(train.classes)[train.labels[:40]] == "large spleen"
