@@ -115,6 +115,12 @@ class Method(nn.Module):
         """
         raise NotImplementedError
 
+    def exemplars(self, batch: Batch) -> tuple[Tensor, Batch, Tensor] | None:
+        """Scores (parts, clusters) of parts of the samples, these as a batch that its domain can draw, and
+        the sample that each is of; None where there is no clustering. For methods that cluster.
+        """
+        raise NotImplementedError
+
     def health(self, batches: Iterable[Batch], context: Context) -> dict[str, float]:
         """Measures of this method alone, by name, over batches of samples; shown by ``anyjepa inspect``."""
         return {}

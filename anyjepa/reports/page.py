@@ -157,6 +157,19 @@ class Neighbours:
 
 
 @dataclass(frozen=True)
+class Clusters:
+    """Clusters, fullest first, each with the share of all `parts` in it and those nearest to its prototype.
+
+    `filled` of `clusters` have any.
+    """
+
+    rows: Sequence[tuple[str, Sequence[Picture]]]
+    filled: int
+    clusters: int
+    parts: int
+
+
+@dataclass(frozen=True)
 class Patches:
     """Samples beside the first three principal components of their tokens.
 
@@ -249,6 +262,7 @@ class Content:
         skipped_first: (identity, reason) of the first of them.
         made: date, and version of what made the page.
         health: label-free measures beside those of the untrained encoder.
+        clusters: what clusters gather; None for methods without.
     """
 
     recipe: str
@@ -270,6 +284,7 @@ class Content:
     skipped_first: Sequence[tuple[str, str]] = field(default_factory=tuple)
     made: str = ""
     health: Health | str = "Not measured."
+    clusters: Clusters | None = None
 
 
 def encoded(page: str) -> bytes:
