@@ -18,7 +18,7 @@ from anyjepa.engine.checking import Checked, check
 from anyjepa.engine.files import explained, write_whole
 from anyjepa.engine.proposal import MINUTES, Proposal, propose, recipes_for
 from anyjepa.engine.run import Run, build_method, choose_device, recipe_fields
-from anyjepa.engine.survey import Candidate, Found, also, identify
+from anyjepa.engine.survey import UNREAD, Candidate, Found, also, identify
 from anyjepa.reports import sections
 from anyjepa.reports.look_words import busy_words, describe_labels, doubts, duration, size, unknown
 from anyjepa.reports.masked import drawn
@@ -145,7 +145,7 @@ def _mixed(best: Candidate, others: Sequence[Candidate], found: Found) -> list[s
 
 def _own(best: Candidate, kind: str) -> bool:
     """Files that belong to records of the kind of data found, such as the .mat of a WFDB header."""
-    return kind.startswith(("MATLAB", "arrays")) and bool({".mat", ".npz"} & best.domain.endings)
+    return bool(UNREAD.get(kind, frozenset()) & best.domain.endings)
 
 
 def _priced(best: Candidate, proposal: Proposal, minutes: float, device: str) -> dict[str, Any]:

@@ -26,7 +26,7 @@ EXPECTED = {  # of the shared data: kind of data and samples, or what it says of
     "drum_hits": ("audio", 200), "ecg200": ("ecg", 100), "ecg_cinc2021": ("ecg", 50),
     "ecg_mitbih100": ("ecg", 30), "eeg_eeglab32": ("eeg", 79), "eeg_ssvep": ("eeg", 728),
     "emoji_text": ("image", 1608), "flying_chairs": ("frames", 5),
-    "fmri_hcp_gw": ("fmri", 33), "hippocampus_mri": "MRI", "kitti_object3": ("points", 3),
+    "fmri_hcp_gw": ("fmri", 33), "hippocampus_mri": ("volume", 120), "kitti_object3": ("points", 3),
     "kitti_scan_sequence": ("points", 4), "mnist": ("image", 60000), "modelnet10_voxels": ("points", 727),
     "mstar_soc": ("image", 2747), "recsys_ml100k": "users with items", "robot_g1_lerobot": "LeRobot",
     "robot_mujoco_expert": "arrays", "spoken_digits": ("audio", 1500), "tabular_adult": ("table", 32561),
