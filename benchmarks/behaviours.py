@@ -1,0 +1,445 @@
+"""Check at small scale what the papers' notes expect of V-JEPA, A-JEPA, S-JEPA, EEG-VJEPA and Brain-JEPA.
+
+    python benchmarks/behaviours.py --seeds 0 1 2
+    python benchmarks/behaviours.py --only s-copy s-places --seeds 0 1 2
+    python benchmarks/behaviours.py --only a-unread a-gain --digits wds:SPOKEN_DIGITS/recordings.tar
+
+Each check trains the preset `tiny` with one thing changed, and prints one line an expectation: its two
+figures of each seed, the mean margin between them with its 95 % interval over seeds (Student t), and whether
+it shows, that is whether the interval lies beyond 0. Checks that share a training train it once. Real data is
+named by --digits, --hcp, --ssvep and --eeglab; checks without theirs use simulated data, or are passed over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import fingerprint
+import torch
+from behaviours_runs import Bench, Claim, Errors, summary
+from torch import Tensor
+from torch.nn import functional
+
+import anyjepa
+from anyjepa.domains.eeg_montage import TEN_TWENTY
+from anyjepa.engine.run import Run
+from anyjepa.evaluation.comparison import final_loss, states
+from anyjepa.evaluation.finetuning import FineTuning, fine_tune
+from anyjepa.evaluation.low_shot import drawn
+from anyjepa.evaluation.own_heads import head_probe
+from anyjepa.evaluation.sides import both_sides
+
+SPOKEN = "name:(?P<label>[0-9])_(?P<group>[a-z]+)_[0-9]+"
+DECIBELS = 6.0
+RADII = (0.05, 0.08, 0.12)
+SHOTS, DRAWS = 10, 2
+# its local encoder is five convolutions with GELUs, as the paper's: a linear one cannot tell how strong a
+# rhythm is
+CONVOLVED = {
+    "rate": 128.0, "band": (0.5, 40.0), "seconds": 4.0, "tokenizer": "convolutions", "length": 2,
+    "scaling": "median",
+}  # fmt: skip
+SSVEP = {
+    "rate": 128.0, "band": (1.0, 45.0), "seconds": 4.0, "stride": 1.0, "delay": 1.0, "patch": 64, "step": 64,
+}  # fmt: skip
+
+
+def video_masks(bench: Bench) -> list[Claim]:
+    """V-JEPA 12: tubes of blocks beat independent tokens; two mask families beat one."""
+    settings = {
+        "blocks": {}, "tokens": {"mask": "random"},
+        "small": {"families": "8x0.15"}, "large": {"families": "2x0.7"},
+    }  # fmt: skip
+    found = {name: bench.scores(bench.trained("v-jepa", **fields)) for name, fields in settings.items()}
+    claims = []
+    for at, probe in enumerate(("linear", "kNN")):
+        base = found["blocks"][at]
+        claims += [
+            Claim(f"blocks in tubes beat single tokens, {probe}", base, found["tokens"][at]),
+            Claim(f"two families beat eight small blocks, {probe}", base, found["small"][at]),
+            Claim(f"two families beat two large blocks, {probe}", base, found["large"][at]),
+        ]
+    return claims
+
+
+def _sound(bench: Bench) -> tuple[str, str | None, int]:
+    if bench.options.digits:
+        return bench.options.digits, SPOKEN, 400
+    return "synthetic-audio", None, 300
+
+
+def sound_unread(bench: Bench) -> list[Claim]:
+    """A-JEPA 14: fine-tuning under regularised masking is no worse than plain, and both use the training."""
+    data, labels, steps = _sound(bench)
+    run = bench.trained("a-jepa", data, steps)
+    train, test = (side.described(run, keep=False)[0] for side in both_sides(run, data, labels))
+    found = {}
+    for kind, unread in (("trained", 0.1), ("trained", 0.0), ("untrained", 0.0)):
+        tuning = FineTuning(unread=unread, epochs=float(bench.options.epochs))
+        found[kind, unread] = fine_tune(run, train, test, tuning, kind=kind, seed=bench.seed)[0].value
+    return [
+        Claim("a tenth unread is no worse by 3 points", found["trained", 0.1], found["trained", 0.0] - 0.03),
+        Claim("a tenth unread beats plain", found["trained", 0.1], found["trained", 0.0]),
+        Claim("pre-trained beats from scratch, plain", found["trained", 0.0], found["untrained", 0.0]),
+    ]
+
+
+def sound_gain(bench: Bench) -> list[Claim]:
+    """A-JEPA 15: 6 dB move the embedding less than another word of the same speaker does."""
+    data, labels, steps = _sound(bench)
+    jittered = bench.trained("a-jepa", data, steps)
+    plain = bench.trained("a-jepa", data, steps, gain=0.0)
+    runs = {"jittered": jittered, "plain": plain, "untrained": jittered.untrained()}
+    found = {name: _moved_by_gain(run, data, labels) for name, run in runs.items()}
+    return [
+        Claim("gain moves less than another word", found["jittered"], 1.0, above=False),
+        Claim("less than of an untrained encoder", found["jittered"], found["untrained"], above=False),
+        Claim("less than without jitter in training", found["jittered"], found["plain"], above=False),
+    ]
+
+
+@torch.inference_mode()
+def _moved_by_gain(run: Run, data: str, labels: str | None) -> float:
+    """Mean distance that 6 dB move an embedding, over that between words of one speaker."""
+    samples = run.open(data, labels)
+    rows = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0))[:300].numpy()
+    whole, moved = [], []
+    for _, batch in run.batches(samples, rows):
+        whole.append(run.method.embed(batch))
+        for sign in (1, -1):
+            louder = {**batch, "audio": batch["audio"] * 10 ** (sign * DECIBELS / 20)}
+            moved.append((run.method.embed(louder) - whole[-1]).norm(dim=1))
+    words = torch.as_tensor(samples.labels[rows])
+    _, who = torch.unique(torch.tensor([hash(name) for name in samples.groups[rows]]), return_inverse=True)
+    pairs = (words[:, None] != words) & (who[:, None] == who)
+    return float(torch.cat(moved).mean() / torch.cdist(torch.cat(whole), torch.cat(whole))[pairs].mean())
+
+
+def electrode_heads(bench: Bench) -> list[Claim]:
+    """S-JEPA 12 and 13: heads over the trained encoder beat those from scratch; pre-local is best."""
+    run = bench.trained("s-jepa", steps=200, **CONVOLVED)
+    train, test = both_sides(run, None)
+    claims, found = [], {}
+    for amount in (f"{SHOTS} labels a class", "all labels"):
+        for head in ("pre-local", "post-local", "contextual"):
+            for kind in ("trained", "untrained"):
+                values = []
+                for draw in range(DRAWS if amount != "all labels" else 1):
+                    part = train
+                    if amount != "all labels":
+                        part = train.take(drawn(train, None, SHOTS, draw))
+                    tuning = FineTuning(regime="full", epochs=float(bench.options.epochs), patience=100)
+                    values.append(head_probe(run, head, part, test, tuning, kind=kind, seed=draw).value)
+                found[amount, head, kind] = sum(values) / len(values)
+            claims.append(
+                Claim(
+                    f"{head} over trained beats from scratch, {amount}",
+                    found[amount, head, "trained"], found[amount, head, "untrained"],
+                )  # fmt: skip
+            )
+        for first, second in (("pre-local", "post-local"), ("post-local", "contextual")):
+            pair = (found[amount, first, "trained"], found[amount, second, "trained"])
+            claims.append(Claim(f"{first} beats {second}, {amount}", *pair))
+    return claims
+
+
+def _electrode_errors(bench: Bench, run: Run, radius: float, shuffled: bool = False) -> tuple[float, float]:
+    """Shares of the mean token's error under balls of a radius: predicted, and the nearest seen one's."""
+    method, samples, context = run.method, run.open(split="test"), bench.context()
+    sampler = dataclasses.replace(run.recipe, radius=radius, length=0, blocks="one")._sampler(run.facts)
+    errors = Errors()
+    with torch.inference_mode():
+        for _, batch in run.batches(samples):
+            masks = sampler(batch["positions"], batch["present"], context.generator)
+            whole = method.target(method.encoder, batch)
+            wanted = masks.targets[:, 0]
+            places = [whole.coordinates.gather(1, one[..., None].expand(-1, -1, 4)) for one in (wanted, masks.context)]
+            apart = torch.cdist(places[0][..., :3], places[1][..., :3])
+            other_time = places[0][:, :, None, 3] != places[1][:, None, :, 3]
+            apart = apart.masked_fill(other_time | ~masks.present[:, None], torch.inf)
+            apart = apart.masked_fill(~masks.asked[..., None], torch.inf)
+            coordinates = whole.coordinates
+            if shuffled:
+                order = torch.randperm(batch["eeg"].shape[1], generator=torch.Generator().manual_seed(bench.seed))
+                batch = {**batch, "positions": batch["positions"][:, order]}
+                coordinates = method.encoder.tokenizer(batch, None).coordinates
+            predicted = method.predict(method.seen(batch, masks), coordinates, masks)
+            errors.add(whole.values, wanted, masks.context, predicted, apart)
+    return errors.shares()
+
+
+def electrode_copies(bench: Bench) -> list[Claim]:
+    """S-JEPA 14: a hidden ball is predicted better than by its nearest neighbour, the worse the larger."""
+    run = bench.trained("s-jepa")
+    found = {radius: _electrode_errors(bench, run, radius) for radius in RADII}
+    claims = [
+        Claim(f"better than copying the nearest, balls of {100 * radius:g} cm", *found[radius], above=False)
+        for radius in RADII
+    ]
+    for near, far in zip(RADII, RADII[1:], strict=False):
+        words = f"balls of {100 * far:g} cm are harder than of {100 * near:g} cm"
+        claims.append(Claim(words, found[far][0], found[near][0]))
+    return claims
+
+
+def electrode_places(bench: Bench) -> list[Claim]:
+    """S-JEPA 15: electrodes that are said to be elsewhere are predicted worse."""
+    run = bench.trained("s-jepa")
+    right = _electrode_errors(bench, run, 0.08)[0]
+    wrong = _electrode_errors(bench, run, 0.08, shuffled=True)[0]
+    return [Claim("right places predict better than shuffled ones", right, wrong, above=False)]
+
+
+def electrode_single(bench: Bench) -> list[Claim]:
+    """S-JEPA 16: hiding single electrodes for one stretch teaches less than balls of 9 cm for two."""
+    runs = {
+        "balls": bench.trained("s-jepa", radius=0.09, length=2),
+        "single": bench.trained("s-jepa", radius=0.0, length=1),
+    }
+    found = {name: bench.scores(run) for name, run in runs.items()}
+    untrained = bench.scores(runs["balls"].untrained())
+    return [
+        Claim(f"{words}, {probe}", found["balls"][at], other[at])
+        for words, other in (("balls beat single electrodes", found["single"]), ("balls beat none", untrained))
+        for at, probe in enumerate(("linear", "kNN"))
+    ]
+
+
+def electrode_montage(bench: Bench) -> list[Claim]:
+    """S-JEPA: what was trained on some electrodes serves others; from one real montage to another."""
+    if bench.options.ssvep and bench.options.eeglab:
+        data = str(Path(bench.options.ssvep) / "recordings")
+        other = bench.trained("s-jepa", bench.options.eeglab, 300, **SSVEP)
+        own = bench.trained("s-jepa", data, 300, radius=0.045, **SSVEP)
+        how = {"data": data, "labels": str(Path(bench.options.ssvep) / "trials.csv"), "allow_leak": True}
+        found = [bench.score(one, **how) for one in (other, other.untrained(), own)]
+        where = "32 electrodes of another recording serve SSVEP"
+    else:
+        names = list(TEN_TWENTY)
+        some, rest = ",".join(names[::2]), ",".join(names[1::2])
+        other = bench.trained("s-jepa", channels=some)
+        moved = dataclasses.replace(other, recipe=dataclasses.replace(other.recipe, channels=rest))
+        own = bench.trained("s-jepa", channels=rest)
+        found = [bench.score(one) for one in (moved, moved.untrained(), own)]
+        where = "trained on ten electrodes, probed on the nine others"
+    return [
+        Claim(f"{where}: beats untrained", found[0], found[1]),
+        Claim(f"{where}: no worse by 3 points than trained there", found[0], found[2] - 0.03),
+    ]
+
+
+def frames_crop(bench: Bench) -> list[Claim]:
+    """EEG-VJEPA 11 and 13: tokens keep their spread, clips differ, and the released crop does harm."""
+    runs = {"whole": bench.trained("eeg-vjepa"), "crop": bench.trained("eeg-vjepa", defect=True)}
+    found = {name: anyjepa.inspect(run) for name, run in runs.items()}
+    scores = {name: bench.score(run) for name, run in runs.items()}
+    spread = {name: one["token_spread"] / one["untrained"]["token_spread"] for name, one in found.items()}
+    return [
+        Claim("tokens spread by a tenth of untrained ones", spread["whole"], 0.1),
+        Claim("clips differ: mean cosine below 0.99", found["whole"]["clip_cosine"], 0.99, above=False),
+        Claim("without the crop tokens spread wider", spread["whole"], spread["crop"]),
+        Claim("without the crop rank is higher", found["whole"]["rankme"], found["crop"]["rankme"]),
+        Claim("without the crop probes read more", scores["whole"], scores["crop"]),
+        Claim("it beats untrained", scores["whole"], bench.score(runs["whole"].untrained())),
+    ]
+
+
+def frames_variance(bench: Bench) -> list[Claim]:
+    """EEG-VJEPA 14: where the teacher follows too fast, asking predictions to vary keeps tokens apart."""
+    found = {
+        weight: anyjepa.inspect(bench.trained("eeg-vjepa", steps=200, momentum=(0.5, 0.5), variance=weight))
+        for weight in (1.0, 0.0)
+    }
+    return [
+        Claim(f"a variance term keeps {name} up", found[1.0][name], found[0.0][name])
+        for name in ("token_spread", "spread", "rankme")
+    ]
+
+
+def frames_checkpoint(bench: Bench) -> list[Claim]:
+    """EEG-VJEPA 15: the checkpoint of the lowest loss is not better than that of the highest rank."""
+    run = bench.trained("eeg-vjepa")
+    rows = []
+    for one, step in states(run):
+        loss = final_loss(one, step)
+        if loss is not None:
+            embedded = one.embed(one.open())
+            rank = anyjepa.health.rankme(embedded)
+            rows.append((bench.score(one), loss.value, rank, anyjepa.health.Gram(embedded.shape[1]).add(embedded).spread()))
+    score, loss, rank, spread = zip(*rows, strict=True)
+    by_loss = score[loss.index(min(loss))]
+    return [
+        Claim("chosen by rank it is no worse by a point than by loss", score[rank.index(max(rank))], by_loss - 0.01),
+        Claim("chosen by spread it is no worse by a point than by loss", score[spread.index(max(spread))], by_loss - 0.01),
+        Claim("the last one is no worse by a point than by loss", score[-1], by_loss - 0.01),
+    ]
+
+
+def frames_order(bench: Bench) -> list[Claim]:
+    """EEG-VJEPA 16: rows in another order are another picture; electrodes that know their places are not."""
+    order = torch.randperm(19, generator=torch.Generator().manual_seed(bench.seed))
+    rows, places = bench.trained("eeg-vjepa"), bench.trained("s-jepa")
+    changes = {}
+    for name, run in (("rows", rows), ("places", places)):
+        _, batch = next(run.batches(run.open(split="test")))
+        with torch.inference_mode():
+            before = run.method.embed(batch)
+            if name == "rows":  # rows are found by place, so that the file's order alone changes nothing
+                tokenizer = run.method.backbone.tokenizer
+                tokenizer.places = tokenizer.places[order]
+            else:
+                batch = {key: value[:, order] for key, value in batch.items()}
+            moved = (run.method.embed(batch) - before).norm(dim=1).mean()
+        changes[name] = float(moved / (before - before.mean(0)).norm(dim=1).mean())
+    names = list(TEN_TWENTY)
+    listed = ",".join(names[index] for index in order)
+    found = [bench.score(one) for one in (bench.trained("eeg-vjepa"), bench.trained("eeg-vjepa", electrodes=listed))]
+    return [
+        Claim("eeg-vjepa's embedding moves by a tenth of what clips differ", changes["rows"], 0.1),
+        Claim("s-jepa's does not move", changes["places"], 1e-3, above=False),
+        Claim("rows of neighbours teach more than rows in any order", *found),
+    ]
+
+
+BRAIN = {"steps": 120}
+
+
+def _brain_errors(bench: Bench, run: Run, across: int) -> tuple[float, float]:
+    """Shares of the mean token's error in a set of targets: predicted, and the nearest seen in time."""
+    method, context, errors = run.method, bench.context(), Errors()
+    with torch.inference_mode():
+        for _, batch in run.batches(run.open(split="test"), batch_size=64):
+            batch = method._crop(batch)
+            masks = method._drawn(batch, context)
+            whole = method.target(method.encoder, batch)
+            goal = functional.layer_norm(whole.values, whole.values.shape[-1:])
+            predicted = method.predictor(method.encoder(batch, keep=masks.context), whole.coordinates, masks)
+            first = sum(masks.widths[:across])
+            part = slice(first, first + masks.widths[across])
+            wanted = masks.targets[:, 0, part]
+            here, seen = (index // method.stretches for index in (wanted, masks.context))
+            when, then = (index % method.stretches for index in (wanted, masks.context))
+            apart = (when[:, :, None] - then[:, None]).abs().float()
+            if across == 1:
+                apart = apart.masked_fill(here[:, :, None] != seen[:, None], torch.inf)
+            if len(wanted[0]):
+                errors.add(goal, wanted, masks.context, predicted[:, 0, part], apart)
+    return errors.shares()
+
+
+def brain_copies(bench: Bench) -> list[Claim]:
+    """Brain-JEPA 13: hidden times are predicted better than by the mean, or the region's nearest stretch."""
+    predicted, copied = _brain_errors(bench, bench.trained("brain-jepa", **BRAIN), 1)
+    return [
+        Claim("hidden times: better than the mean token", predicted, 1.0, above=False),
+        Claim("hidden times: better than the nearest stretch", predicted, copied, above=False),
+    ]
+
+
+def brain_positions(bench: Bench) -> list[Claim]:
+    """Brain-JEPA 15: places in the space of gradients predict best, one another's worst."""
+    runs = {kind: bench.trained("brain-jepa", positions=kind, **BRAIN) for kind in ("gradient", "learned", "shuffled")}
+    claims = []
+    for across, words in ((0, "hidden regions"), (1, "hidden times")):
+        error = {kind: _brain_errors(bench, run, across)[0] for kind, run in runs.items()}
+        claims += [
+            Claim(f"{words}: gradients predict better than {kind}", error["gradient"], error[kind], above=False)
+            for kind in ("shuffled", "learned")
+        ]
+    score = {kind: bench.score(run) for kind, run in runs.items()}
+    return claims + [Claim(f"gradients are read better than {kind}", score["gradient"], score[kind]) for kind in ("shuffled", "learned")]
+
+
+def brain_masks(bench: Bench) -> list[Claim]:
+    """Brain-JEPA 16: sets of regions and times teach more in as many steps than single tokens."""
+    crossed, tokens = (bench.trained("brain-jepa", mask=mask, **BRAIN) for mask in ("crossed", "random"))
+    claims = []
+    later = zip(list(states(crossed))[4::5], list(states(tokens))[4::5], strict=True)
+    for (first, step), (second, _) in later:
+        pair = zip(bench.scores(first), bench.scores(second), ("linear", "kNN"), strict=True)
+        claims += [Claim(f"sets beat tokens after {step} steps, {probe}", one, other) for one, other, probe in pair]
+    return claims
+
+
+def brain_subjects(bench: Bench) -> list[Claim]:
+    """Brain-JEPA 14: the second half of a run is nearest to the first half of the same subject's."""
+    first, second = fingerprint.halves(bench.options.hcp, 0.72)
+    path = bench.out / "first-halves.npy"
+    bench.out.mkdir(parents=True, exist_ok=True)
+    fields = {"repetition_time": 0.72, "step": 0.72, "points": 96, "patch_size": 12, "sparsity": 0.9, "batch_size": 14, "run_seconds": 100.0}
+    __import__("numpy").save(path, first)
+    run = bench.trained("brain-jepa", str(path), 120, **fields)
+    length = run.facts["points"] * run.facts["every"]
+    (gallery, whose), (queries, asked) = (fingerprint.windows(half, length) for half in (first, second))
+    found = {}
+    for name, one in (("trained", run), ("untrained", run.untrained())):
+        sides = [_by_region(one, half) for half in (gallery, queries)]
+        found[name] = fingerprint.named(*sides, whose, asked)
+    raw = [fingerprint.features(run, half)["connectivity"] for half in (gallery, queries)]
+    matrix = fingerprint.named(*raw, whose, asked)
+    return [
+        Claim("tokens of regions name subjects above chance", found["trained"], 1 / len(first)),
+        Claim("and better than untrained", found["trained"], found["untrained"]),
+        Claim("and better than the connectivity matrix", found["trained"], matrix),
+    ]
+
+
+@torch.inference_mode()
+def _by_region(run: Run, values: object) -> Tensor:
+    """The mean over time of each region's tokens, side by side."""
+    samples = run.domain.open(values, reading=run.reading())
+    found = [run.method.tokens(batch).values for _, batch in run.batches(samples)]
+    return torch.cat(found).unflatten(1, (-1, run.method.stretches)).mean(2).flatten(1)
+
+
+CHECKS: dict[str, Callable[[Bench], list[Claim]]] = {
+    "v-masks": video_masks, "a-unread": sound_unread, "a-gain": sound_gain,
+    "s-heads": electrode_heads, "s-copy": electrode_copies, "s-places": electrode_places,
+    "s-single": electrode_single, "s-montage": electrode_montage,
+    "e-crop": frames_crop, "e-variance": frames_variance, "e-checkpoint": frames_checkpoint,
+    "e-order": frames_order,
+    "b-copy": brain_copies, "b-positions": brain_positions, "b-masks": brain_masks, "b-subjects": brain_subjects,
+}  # fmt: skip
+
+
+def main(words: list[str] | None = None) -> None:
+    """Run the checks and print a line an expectation."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", nargs="+", choices=CHECKS, help="checks; all where not given")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--steps", type=int, help="of every training, instead of the check's own")
+    parser.add_argument("--epochs", type=int, default=20, help="of heads and fine-tuning")
+    parser.add_argument("--digits", help="spoken digits, whose names say digit and speaker")
+    parser.add_argument("--hcp", help="runs of fMRI, one of each subject, a volume every 0.72 s")
+    parser.add_argument("--ssvep", help="folder with recordings/ and trials.csv")
+    parser.add_argument("--eeglab", help="a recording of other electrodes")
+    parser.add_argument("--out", type=Path, default=Path("runs/behaviours"), help="folder for the runs")
+    parser.add_argument("--json", action="store_true", help="one object a line")
+    options = parser.parse_args(words)
+    for name in options.only or CHECKS:
+        if name == "b-subjects" and not options.hcp:
+            continue
+        seeds = [CHECKS[name](Bench(seed, options.out, options)) for seed in options.seeds]
+        for claims in zip(*seeds, strict=True):
+            row = {"check": name, **summary(list(claims))}
+            print(json.dumps(row) if options.json else in_words(row), flush=True)
+
+
+def in_words(row: dict) -> str:
+    """A line."""
+    first, second = (" ".join(f"{value:.3f}" for value in row[name]) for name in ("first", "second"))
+    beyond = f" ({row['low']:.3f} to {row['high']:.3f})" if "low" in row else ""
+    return (
+        f"{row['check']}: {row['expected']}: {first} | {second}; margin {row['margin']:.3f}{beyond}, "
+        f"{row['in_favour']}: {row['verdict']}"
+    )
+
+
+if __name__ == "__main__":
+    main()
