@@ -1,4 +1,4 @@
-"""What the checks of `behaviours.py` share: runs that are trained once, scores, claims, errors of prediction."""
+"""What the checks of `behaviours.py` share: runs trained once, scores, claims, errors of prediction."""
 
 from __future__ import annotations
 
