@@ -109,11 +109,12 @@ BRAIN = {"steps": 120}
 
 def _brain_errors(bench: Bench, run: Run, across: int) -> tuple[float, float]:
     """Shares of the mean token's error in a set of targets: predicted, and the nearest seen in time."""
-    method, context, errors = run.method, bench.context(), Errors()
+    method, errors = run.method, Errors()
     with torch.inference_mode():
-        for _, batch in run.batches(run.open(split="test"), batch_size=64):
+        # a step's masks are of one plan, so that each batch is a step of its own
+        for step, (_, batch) in enumerate(run.batches(run.open(split="test"), batch_size=32), 1):
             batch = method._crop(batch)
-            masks = method._drawn(batch, context)
+            masks = method._drawn(batch, bench.context(step))
             whole = method.target(method.encoder, batch)
             goal = functional.layer_norm(whole.values, whole.values.shape[-1:])
             predicted = method.predictor(method.encoder(batch, keep=masks.context), whole.coordinates, masks)

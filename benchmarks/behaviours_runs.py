@@ -92,9 +92,9 @@ class Bench:
         )
         return linear, near
 
-    def context(self) -> Context:
-        """Masks of a step that no training has drawn."""
-        return Context(1, 10, step_generator(1000 + self.seed, 1))
+    def context(self, step: int = 1) -> Context:
+        """Chance of a step that no training has had, the same for all seeds."""
+        return Context(step, 1000, step_generator(1000, step))
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""What training does to series whose offsets outweigh what moves (check 18 of the note), as users reported."""
+"""Series whose offsets outweigh what moves (check 18 of the note): the collapse users reported is said."""
 
 import numpy as np
 import pytest
