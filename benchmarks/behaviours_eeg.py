@@ -93,15 +93,19 @@ def _electrode_errors(bench: Bench, run: Run, radius: float, shuffled: bool = Fa
 
 def electrode_copies(bench: Bench) -> list[Claim]:
     """S-JEPA 14: a hidden ball is predicted better than by its nearest neighbour, the worse the larger."""
-    run = bench.trained("s-jepa")
-    found = {radius: _electrode_errors(bench, run, radius) for radius in RADII}
-    claims = [
-        Claim(f"better than copying the nearest, balls of {100 * radius:g} cm", *found[radius], above=False)
-        for radius in RADII
-    ]
-    for near, far in itertools.pairwise(RADII):
-        words = f"balls of {100 * far:g} cm are harder than of {100 * near:g} cm"
-        claims.append(Claim(words, found[far][0], found[near][0]))
+    claims, found = [], {}
+    for radius in RADII:
+        for kind, fields in (
+            ("many balls", {}),
+            ("one ball", {"blocks": "one", "length": 0, "radius": radius}),
+        ):
+            error = found[kind, radius] = _electrode_errors(bench, bench.trained("s-jepa", **fields), radius)
+            words = f"trained on {kind}: better than copying the nearest, {100 * radius:g} cm"
+            claims.append(Claim(words, *error, above=False))
+    for kind in ("many balls", "one ball"):
+        for near, far in itertools.pairwise(RADII):
+            words = f"trained on {kind}: {100 * far:g} cm are harder than {100 * near:g} cm"
+            claims.append(Claim(words, found[kind, far][0], found[kind, near][0]))
     return claims
 
 
