@@ -61,11 +61,11 @@ def electrode_heads(bench: Bench) -> list[Claim]:
     return claims
 
 
-def _electrode_errors(bench: Bench, run: Run, radius: float, shuffled: bool = False) -> tuple[float, float]:
-    """Shares of the mean token's error under balls of a radius: predicted, and the nearest seen one's."""
+def _electrode_errors(bench: Bench, run: Run, radius: float, shuffled: bool = False) -> tuple[Errors, Errors]:
+    """Under one ball of a radius over the whole window: of all that it hides, and of its middle electrode."""
     method, samples, context = run.method, run.open(split="test"), bench.context()
     sampler = dataclasses.replace(run.recipe, radius=radius, length=0, blocks="one")._sampler(run.facts)
-    errors = Errors()
+    errors, middle = Errors(), Errors()
     with torch.inference_mode():
         for _, batch in run.batches(samples):
             masks = sampler(batch["positions"], batch["present"], context.generator)
@@ -88,7 +88,11 @@ def _electrode_errors(bench: Bench, run: Run, radius: float, shuffled: bool = Fa
                 coordinates = method.encoder.tokenizer(batch, None).coordinates
             predicted = method.predict(method.seen(batch, masks), coordinates, masks)
             errors.add(whole.values, wanted, masks.context, predicted, apart)
-    return errors.shares()
+            # the first target of a ball is at its centre
+            beside = (places[0][..., :3] != places[0][:, :1, :3]).any(-1, keepdim=True)
+            apart = apart.masked_fill(beside, torch.inf)
+            middle.add(whole.values, wanted, masks.context, predicted, apart)
+    return errors, middle
 
 
 def electrode_copies(bench: Bench) -> list[Claim]:
@@ -101,19 +105,20 @@ def electrode_copies(bench: Bench) -> list[Claim]:
         ):
             error = found[kind, radius] = _electrode_errors(bench, bench.trained("s-jepa", **fields), radius)
             words = f"trained on {kind}: better than copying the nearest, {100 * radius:g} cm"
-            claims.append(Claim(words, *error, above=False))
+            claims.append(Claim(words, *error[0].shares(), above=False))
     for kind in ("many balls", "one ball"):
         for near, far in itertools.pairwise(RADII):
-            words = f"trained on {kind}: {100 * far:g} cm are harder than {100 * near:g} cm"
-            claims.append(Claim(words, found[kind, far][0], found[kind, near][0]))
+            words = f"trained on {kind}: {100 * far:g} cm are harder for their middle than {100 * near:g} cm"
+            claims.append(Claim(words, found[kind, far][1].shares()[0], found[kind, near][1].shares()[0]))
     return claims
 
 
 def electrode_places(bench: Bench) -> list[Claim]:
     """S-JEPA 15: electrodes that are said to be elsewhere are predicted worse."""
     run = bench.trained("s-jepa")
-    right = _electrode_errors(bench, run, 0.08)[0]
-    wrong = _electrode_errors(bench, run, 0.08, shuffled=True)[0]
+    right, wrong = (
+        _electrode_errors(bench, run, 0.08, shuffled)[0].shares()[0] for shuffled in (False, True)
+    )
     return [Claim("right places predict better than shuffled ones", right, wrong, above=False)]
 
 
