@@ -25,6 +25,7 @@ from behaviours_runs import Bench, Claim, Errors, summary
 from torch import Tensor
 from torch.nn import functional
 
+from anyjepa.domains import Samples
 from anyjepa.engine.run import Run
 from anyjepa.evaluation.comparison import states
 from anyjepa.evaluation.finetuning import FineTuning, fine_tune
@@ -107,12 +108,13 @@ def _moved_by_gain(run: Run, data: str, labels: str | None) -> float:
 BRAIN = {"steps": 120}
 
 
-def _brain_errors(bench: Bench, run: Run, across: int) -> tuple[float, float]:
+def _brain_errors(bench: Bench, run: Run, across: int, samples: Samples | None = None) -> tuple[float, float]:
     """Shares of the mean token's error in a set of targets: predicted, and the nearest seen in time."""
     method, errors = run.method, Errors()
     with torch.inference_mode():
         # a step's masks are of one plan, so that each batch is a step of its own
-        for step, (_, batch) in enumerate(run.batches(run.open(split="test"), batch_size=32), 1):
+        held_out = run.batches(samples or run.open(split="test"), batch_size=32 if samples is None else 4)
+        for step, (_, batch) in enumerate(held_out, 1):
             batch = method._crop(batch)
             masks = method._drawn(batch, bench.context(step))
             whole = method.target(method.encoder, batch)
@@ -133,11 +135,18 @@ def _brain_errors(bench: Bench, run: Run, across: int) -> tuple[float, float]:
 
 def brain_copies(bench: Bench) -> list[Claim]:
     """Brain-JEPA 13: hidden times are predicted better than by the mean, or the region's nearest stretch."""
-    predicted, copied = _brain_errors(bench, bench.trained("brain-jepa", **BRAIN), 1)
-    return [
-        Claim("hidden times: better than the mean token", predicted, 1.0, above=False),
-        Claim("hidden times: better than the nearest stretch", predicted, copied, above=False),
-    ]
+    return _copies(bench, bench.trained("brain-jepa", **BRAIN), None)
+
+
+def _copies(bench: Bench, run: Run, samples: Samples | None) -> list[Claim]:
+    claims = []
+    for across, words, copy in ((1, "hidden times", "stretch"), (0, "hidden regions", "region's at the time")):
+        predicted, copied = _brain_errors(bench, run, across, samples)
+        claims += [
+            Claim(f"{words}: better than the mean token", predicted, 1.0, above=False),
+            Claim(f"{words}: better than the nearest {copy}", predicted, copied, above=False),
+        ]
+    return claims
 
 
 def brain_positions(bench: Bench) -> list[Claim]:
@@ -198,6 +207,7 @@ def brain_subjects(bench: Bench) -> list[Claim]:
         Claim("tokens of regions name subjects above chance", found["trained"], 1 / len(first)),
         Claim("and better than untrained", found["trained"], found["untrained"]),
         Claim("and better than the connectivity matrix", found["trained"], matrix),
+        *_copies(bench, run, run.domain.open(queries, reading=run.reading())),
     ]
 
 
