@@ -140,7 +140,10 @@ def brain_copies(bench: Bench) -> list[Claim]:
 
 def _copies(bench: Bench, run: Run, samples: Samples | None) -> list[Claim]:
     claims = []
-    for across, words, copy in ((1, "hidden times", "stretch"), (0, "hidden regions", "region's at the time")):
+    for across, words, copy in (
+        (1, "hidden times", "stretch"),
+        (0, "hidden regions", "region's at the time"),
+    ):
         predicted, copied = _brain_errors(bench, run, across, samples)
         claims += [
             Claim(f"{words}: better than the mean token", predicted, 1.0, above=False),
@@ -164,11 +167,16 @@ def brain_positions(bench: Bench) -> list[Claim]:
             )
             for kind in ("shuffled", "learned")
         ]
-    score = {kind: bench.score(run) for kind, run in runs.items()}
-    return claims + [
-        Claim(f"gradients are read better than {kind}", score["gradient"], score[kind])
-        for kind in ("shuffled", "learned")
-    ]
+    for state, each in (
+        ("trained", runs),
+        ("untrained", {kind: run.untrained() for kind, run in runs.items()}),
+    ):
+        score = {kind: bench.score(run) for kind, run in each.items()}
+        claims += [
+            Claim(f"{state}, gradients are read better than {kind}", score["gradient"], score[kind])
+            for kind in ("shuffled", "learned")
+        ]
+    return claims
 
 
 def brain_masks(bench: Bench) -> list[Claim]:
