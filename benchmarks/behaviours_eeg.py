@@ -20,7 +20,8 @@ from anyjepa.evaluation.own_heads import head_probe
 from anyjepa.evaluation.sides import both_sides
 
 RADII = (0.05, 0.08, 0.12)
-SHOTS, DRAWS = 10, 2
+SHOTS, DRAWS = 10, 1
+TUNING = {"regime": "full", "tune_learning_rate": 1e-2, "patience": 100}  # at 1e-3 heads do not learn
 # its local encoder is five convolutions with GELUs, as the paper's: a linear one cannot tell how strong a
 # rhythm is
 CONVOLVED = {
@@ -45,7 +46,7 @@ def electrode_heads(bench: Bench) -> list[Claim]:
                     part = train
                     if amount != "all labels":
                         part = train.take(drawn(train, None, SHOTS, draw))
-                    tuning = FineTuning(regime="full", epochs=float(bench.options.epochs), patience=100)
+                    tuning = FineTuning(**TUNING, epochs=float(bench.options.epochs))
                     values.append(head_probe(run, head, part, test, tuning, kind=kind, seed=draw).value)
                 found[amount, head, kind] = sum(values) / len(values)
             claims.append(
