@@ -14,6 +14,7 @@ from torch.nn import functional
 from anyjepa.core.errors import BadSample, UserError
 from anyjepa.core.tokens import Tokens
 from anyjepa.domains import Domain, Samples
+from anyjepa.domains.sources import choose
 from anyjepa.domains.volume_files import VOLUMES
 from anyjepa.domains.volume_geometry import PLANES
 from anyjepa.domains.volume_planes import middle_slice, planes
@@ -55,9 +56,7 @@ class Volume(Domain):
         Over at most 100 volumes drawn with ``seed``. ``slices``, ``rows`` and ``columns`` are medians,
         ``most`` the largest of each. Raises UserError where no volume can be read.
         """
-        chosen = np.arange(len(samples))
-        if len(samples) > MEASURED:
-            chosen = np.sort(np.random.default_rng(seed).choice(len(samples), MEASURED, replace=False))
+        chosen = choose(len(samples), MEASURED, seed)
         shapes, sums = [], []
         for index in chosen.tolist():
             try:
