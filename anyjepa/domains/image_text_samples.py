@@ -14,7 +14,7 @@ __all__ = ["ImageTextSamples", "record"]
 
 
 def record(image: np.ndarray, captions: Sequence[str]) -> np.ndarray:
-    """A sample: an array without axes whose fields are ``image`` (height, width, channels) and ``captions``."""
+    """A sample: an array without axes, with fields ``image`` (height, width, channels) and ``captions``."""
     longest = max((len(caption) for caption in captions), default=1)
     kind = np.dtype(
         [("image", image.dtype, image.shape), ("captions", f"<U{max(1, longest)}", (len(captions),))]

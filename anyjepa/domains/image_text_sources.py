@@ -1,4 +1,4 @@
-"""From what a person types to images with captions: tables beside folders or tars, text files, shards, hub."""
+"""From what a person types to images with captions: tables, folders, tars, text files, shards, hub."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ def open_image_text(
         return _from_hub(source, labels, split, column)
     if re.match(r"[A-Za-z][A-Za-z0-9+-]+:", source) and not os.path.exists(source):
         raise UserError(
-            f"{source.partition(':')[0]}: is not a kind of source of captions: give a table, a folder, hf:NAME "
-            "or wds:PATTERN."
+            f"{source.partition(':')[0]}: is not a kind of source of captions: give a table, a folder, "
+            "hf:NAME or wds:PATTERN."
         )
     path = existing(source) if source else Path()
     if not source:
@@ -318,8 +318,8 @@ def _from_hub(source: str, labels: str | None, split: str | None, column: str) -
             )
     if not pictures or not texts:
         raise UserError(
-            f"{source} has the columns {', '.join(names)}: it needs one of images, and one of captions, which "
-            "--caption-column names."
+            f"{source} has the columns {', '.join(names)}: it needs one of images, and one of captions, "
+            "which --caption-column names."
         )
     file = labels if labels is not None and os.path.isfile(labels) else None
     if file:

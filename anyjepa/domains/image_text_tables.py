@@ -52,7 +52,8 @@ def read_table(path: Path, split: str | None, label: str | None, column: str) ->
     image = next((name for wanted in IMAGES for name in names if name.lower() == wanted), None)
     if image is None:
         raise UserError(
-            f"{path} has the columns {', '.join(names) or '(none)'}: call the one of the images' file names image."
+            f"{path} has the columns {', '.join(names) or '(none)'}: call the one of the images' "
+            "file names image."
         )
     texts = _caption_columns(names, column, str(path))
     chosen = chosen_column(names, label, str(path))
@@ -111,7 +112,8 @@ def _caption_columns(names: list[str], asked: str, source: str) -> list[str]:
     named = named or [name for name in names if NUMBERED.match(name.lower())]
     if not named:
         raise UserError(
-            f"{source} has the columns {', '.join(names)}: say with --caption-column which holds the captions."
+            f"{source} has the columns {', '.join(names)}: say with --caption-column which "
+            "holds the captions."
         )
     return named
 

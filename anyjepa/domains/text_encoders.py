@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from anyjepa.core.errors import UserError, require
 
 __all__ = [
+    "BAG",
     "HASHED",
     "HashedText",
     "PretrainedText",
@@ -33,6 +34,7 @@ __all__ = [
 
 HASHED = "hashed"
 BUCKETS = 4096
+BAG = 512  # columns of a bag of words
 PIECES = 5  # runs of three letters of a word that count
 FEATURES = 3 + PIECES  # numbers of a word: itself twice, with the word before, its pieces
 SHARES = (0.7, 0.7, 0.6, *[0.3] * PIECES)  # of each in the word's vector
@@ -63,9 +65,9 @@ def text_encoder(name: str, width: int) -> HashedText | PretrainedText:
 
 
 def bag_of_words(
-    ids: Int[Tensor, "n length ..."], present: Bool[Tensor, "n length"], width: int = 512
+    ids: Int[Tensor, "n length ..."], present: Bool[Tensor, "n length"], width: int = BAG
 ) -> Tensor:
-    """(n, width) float32: how often each word is in the text, of as many columns that words share by chance."""
+    """(n, width) float32: how often each word is said; words share the columns by chance."""
     first = (ids if ids.dim() == 2 else ids[..., 0]) % width
     counts = torch.zeros(len(ids), width, device=ids.device)
     return counts.scatter_add_(1, first, present.float())
@@ -85,6 +87,7 @@ class HashedText(nn.Module):
     """
 
     table: Tensor
+    shares: Tensor
 
     def __init__(self, width: int) -> None:
         super().__init__()

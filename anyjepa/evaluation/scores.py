@@ -18,6 +18,7 @@ from anyjepa.engine.crew import joined
 from anyjepa.engine.files import append_line
 from anyjepa.engine.run import Run, load
 from anyjepa.evaluation.attentive import attentive_probe, mlp_probe
+from anyjepa.evaluation.captions import captions_probe
 from anyjepa.evaluation.confidence import (
     Interval,
     auc_interval,
@@ -46,7 +47,7 @@ VECTOR_PROBES: dict[str, Callable[..., ProbeResult]] = {
     "mlp": mlp_probe,
     "retrieval": retrieval_probe,
 }
-PROBES = (*VECTOR_PROBES, "attentive", "finetune", "few-shot", "patch")
+PROBES = (*VECTOR_PROBES, "attentive", "finetune", "few-shot", "patch", "captions")
 KINDS = ("trained", "untrained", "raw")
 
 
@@ -113,7 +114,8 @@ def evaluate(
             ``finetune`` trains the whole encoder (``untrained`` is then the same from random weights, and
             ``raw``, as beside ``attentive``, a linear probe), ``few-shot`` draws episodes of few classes,
             ``patch`` tells the patches of images or the points of clouds apart (mean IoU), ``detection``
-            finds the objects that are marked in LiDAR frames (average precision).
+            finds the objects that are marked in LiDAR frames (average precision), ``captions`` finds images
+            and captions by each other, without labels (recall).
         test: source of the test samples, where it is another one.
         groups: file with the columns id and group, where neither the source nor `labels` says them.
         dense: labels of parts for ``patch``, as of `Run.open`.
@@ -156,12 +158,14 @@ def evaluate(
             if name not in (*PROBES, *run.recipe.downstream):
                 raise UserError(f"{run.recipe.name} has no head '{name}': use one of {', '.join(PROBES)}.")
         opened = partial(both_sides, run, data, labels, test, groups=groups, seed=seed, allow_leak=allow_leak)
-        others = [name for name in names if name not in ("patch", "detection")]
+        others = [name for name in names if name not in ("patch", "detection", "captions")]
         sides = [side.described(run, keep=cache) for side in opened()] if others else []
         results = []
         if team.first:
             if "patch" in names:
                 results.append(patch_probe(run, *opened(dense=dense, parts=True), seed=seed))
+            if "captions" in names:
+                results.append(captions_probe(run, *opened(parts=True), seed=seed))
             if "detection" in names:
                 results.append(
                     detection_probe(run, *opened(parts=True), tuning, labels_fraction, draws, seed)

@@ -1,4 +1,4 @@
-"""TI-JEPA: predict hidden regions of an image with the help of its caption; how badly is the pair's energy."""
+"""TI-JEPA: predict hidden regions of an image with the help of its caption."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from anyjepa.recipes.ti_jepa_method import PairEncoder, TextImage, TextStack
 from anyjepa.recipes.ti_jepa_twin import ContrastiveTwin, Tower, TwoTowers
 
 ENCODER = (
-    "image_size", "patch_size", "width", "depth", "heads", "expansion", "registers", "positions", "position_size",
+    "image_size", "patch_size", "width", "depth", "heads", "expansion", "registers", "positions",
+    "position_size",
 )  # fmt: skip
 CAPTION = 15  # of a sample's uniforms: which of its captions is drawn
 
@@ -41,18 +42,18 @@ class TiJepa(Recipe):
     fits an image, and which image a caption, by the lowest; the energy without any text is taken off, for
     some images are harder than others.
 
-    Only the structure is known from the paper; masks, loss and rates are I-JEPA's, depths of the stack (small,
-    medium, large as 2, 4, 8) are guesses, and there is no official code. With the text in both branches
-    (``--text-in both``, the paper) the target can be told from the text by itself, and a wrong caption is
-    wrong on both sides: ``--text-in context`` leaves targets to the frozen image encoder, and so does
-    ``--text-in predictor``, where only what is predicted reads the text. ``tiny`` uses the former, for
+    Only the structure is known from the paper; masks, loss and rates are I-JEPA's, depths of the stack
+    (small, medium, large as 2, 4, 8) are guesses, and there is no official code. With the text in both
+    branches (``--text-in both``, the paper) the target can be told from the text by itself, and a wrong
+    caption is wrong on both sides: ``--text-in context`` leaves targets to the frozen image encoder, and so
+    does ``--text-in predictor``, where only what is predicted reads the text. ``tiny`` uses the former, for
     which energies of captions that nobody has confirmed mean something.
 
-    ``--init RUN`` takes the image encoder of a run of i-jepa, as the paper takes a trained one; without it the
-    encoder is a random network, which sees colours and edges but knows nothing. ``--text NAME`` takes a text
-    encoder of transformers or sentence-transformers, by name or folder; ``hashed``, which needs no download,
-    knows words by their letters alone. ``--learn contrastive`` trains the twin that the method is measured
-    against: the same frozen encoders, as many learned parameters, two towers and CLIP's loss.
+    ``--init RUN`` takes the image encoder of a run of i-jepa, as the paper takes a trained one; without it
+    the encoder is a random network, which sees colours and edges but knows nothing. ``--text NAME`` takes a
+    text encoder of transformers or sentence-transformers, by name or folder; ``hashed``, which needs no
+    download, knows words by their letters alone. ``--learn contrastive`` trains the twin that the method is
+    measured against: the same frozen encoders, as many learned parameters, two towers and CLIP's loss.
 
     The embedding of a pair is the mean of the fused tokens; where labels come with it, ``--probe linear`` is
     the head for sentiment that the paper scores. Of several captions one is drawn a step, and the first is
@@ -167,17 +168,17 @@ class TiJepa(Recipe):
             stack.begin_as_identity()
         if self.learn == "contrastive":
             return self._twin(image, text, learned(stack) + learned(predictor))
-        try:
-            sampler = MultiBlock(
-                kind.grid, self.targets, self.target_scale, self.target_aspect, self.context_scale
-            )
-        except ValueError as problem:
-            raise UserError(f"these masks cannot be drawn: {problem}.") from problem
         return TextImage(
-            PairEncoder(image, text, stack), predictor, self._target(stack), sampler,
+            PairEncoder(image, text, stack), predictor, self._target(stack), self._sampler(kind.grid),
             OBJECTIVES[self.objective], DISTANCES[self.objective], normalise_targets=self.normalise_targets,
             place=self.text_in, drop_text=self.drop_text, energy_masks=self.energy_masks,
         )  # fmt: skip
+
+    def _sampler(self, grid: tuple[int, int]) -> MultiBlock:
+        try:
+            return MultiBlock(grid, self.targets, self.target_scale, self.target_aspect, self.context_scale)
+        except ValueError as problem:
+            raise UserError(f"these masks cannot be drawn: {problem}.") from problem
 
     def _target(self, stack: nn.Module) -> nn.Module:
         if self.text_in != "both":

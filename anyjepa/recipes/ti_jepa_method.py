@@ -144,7 +144,7 @@ class PairEncoder(nn.Module):
 
 
 class TextImage(MaskedJepa):
-    """Predict the tokens of hidden regions from the visible ones and the text; how badly is the pair's energy.
+    """Predict the tokens of hidden regions from the visible ones and the text; the error is the energy.
 
     Args:
         encoder: of pairs.
@@ -212,7 +212,7 @@ class TextImage(MaskedJepa):
     def goal(
         self, whole: Float[Tensor, "batch tokens width"], words: Words, masks: Masks
     ) -> Float[Tensor, "batch blocks targets width"]:
-        """Target tokens of whole images: of the target stack where text is in both branches, else their own."""
+        """Target tokens of whole images: their own, or with text in both branches the target stack's."""
         if self.place == "both":
             whole = self._targets(whole, words)
         goal = take(whole, masks.targets.flatten(1)).unflatten(1, masks.targets.shape[1:])

@@ -111,7 +111,7 @@ class ContrastiveTwin(Method):
         return self.encoder.image.encoder
 
     def losses(self, batch: Batch, context: Context) -> dict[str, Tensor]:
-        """``loss``: the symmetric InfoNCE of CLIP (Radford et al. 2021, figure 3) over all processes' pairs."""
+        """``loss``: CLIP's symmetric InfoNCE (Radford et al. 2021, figure 3) over all processes' pairs."""
         images, texts = self.encoder.see(batch), self.encoder.read(batch)
         scale = self.sharpness.clamp(max=SHARPEST).exp()
         rank, _ = process()
