@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from anyjepa.core.errors import BadSample, UserError
-from anyjepa.core.method import Batch, Method
+from anyjepa.core.method import Batch
 from anyjepa.domains.image_text_samples import ImageTextSamples
 from anyjepa.domains.sources import choose
 from anyjepa.domains.text_encoders import BAG
@@ -39,8 +39,8 @@ def captions_probe(run: Run, train: Side, test: Side, seed: int = 0, most: int =
         train, test: samples with captions; of the test side at most `most`, drawn with `seed`.
 
     Returns:
-        ``value``: recall at 1, the mean of both directions, with ``low`` and ``high``, ``untrained``, ``raw``,
-        gains, and ``metrics`` of each direction at 1, 5 and 10; ``auc`` there is the share of pairs of own
+        ``value``: recall at 1, the mean of both directions, with ``low`` and ``high``, ``untrained``,
+        ``raw``, gains, and ``metrics`` of each direction at 1, 5 and 10; ``auc`` there is the share of pairs of own
         and other captions of an image in the right order. ``chance``: recall by chance, by rank.
 
     Raises:
@@ -155,15 +155,13 @@ def _linear(run: Run, train: Side, batch: Batch, seed: int) -> Tensor:
 
 
 def best_and_worst(
-    method: Method, batch: Batch, captions: Batch, count: int
-) -> tuple[Float[Tensor, "images captions"], list[list[int]], list[list[int]]]:
+    method: Matching, images: Batch, texts: Batch, count: int
+) -> tuple[Float[Tensor, "images texts"], list[list[int]], list[list[int]]]:
     """Calibrated energies of images with captions, and of each image the `count` best and worst captions.
 
-    The best come first among the best, the worst last among the worst.
+    Both lists are in the order of energy, the lowest first.
     """
-    assert isinstance(method, Matching)
-    energies = calibrated(method, batch, captions).cpu()
+    energies = calibrated(method, images, texts).cpu()
     order = energies.argsort(dim=1, stable=True)
     count = min(count, order.shape[1] // 2)
-    last = order[:, order.shape[1] - count :]
-    return energies, order[:, :count].tolist(), last.tolist()
+    return energies, order[:, :count].tolist(), order[:, order.shape[1] - count :].tolist()

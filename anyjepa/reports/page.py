@@ -170,6 +170,33 @@ class Clusters:
 
 
 @dataclass(frozen=True)
+class RankedCaption:
+    """A caption, its energy as text, and whether it is the image's own."""
+
+    words: str
+    energy: str
+    own: bool
+
+
+@dataclass(frozen=True)
+class CaptionedImage:
+    """An image with its own caption, the `best` and `worst` captions of many, and the `place` of its own."""
+
+    image: Picture
+    best: Sequence[RankedCaption]
+    worst: Sequence[RankedCaption]
+    place: int
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """Images, each held against so many `captions`."""
+
+    rows: Sequence[CaptionedImage]
+    captions: int
+
+
+@dataclass(frozen=True)
 class Patches:
     """Samples beside the first three principal components of their tokens.
 
@@ -263,6 +290,7 @@ class Content:
         made: date, and version of what made the page.
         health: label-free measures beside those of the untrained encoder.
         clusters: what clusters gather; None for methods without.
+        captioned: captions by how well they fit; None for methods without.
     """
 
     recipe: str
@@ -285,6 +313,7 @@ class Content:
     made: str = ""
     health: Health | str = "Not measured."
     clusters: Clusters | None = None
+    captioned: Captioned | None = None
 
 
 def encoded(page: str) -> bytes:
