@@ -40,8 +40,8 @@ def captions_probe(run: Run, train: Side, test: Side, seed: int = 0, most: int =
 
     Returns:
         ``value``: recall at 1, the mean of both directions, with ``low`` and ``high``, ``untrained``,
-        ``raw``, gains, and ``metrics`` of each direction at 1, 5 and 10; ``auc`` there is the share of pairs of own
-        and other captions of an image in the right order. ``chance``: recall by chance, by rank.
+        ``raw``, gains, and ``metrics`` of each direction at 1, 5 and 10; ``auc`` there is the share of pairs
+        of own and other captions of an image in the right order. ``chance``: recall by chance, by rank.
 
     Raises:
         UserError: the method does not, the data has no captions, or fewer than two pairs can be read.

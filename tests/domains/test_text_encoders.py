@@ -119,8 +119,8 @@ def test_a_folder_of_sentence_transformers_is_such_a_model(saved, tmp_path):
 
 
 def test_ti_jepa_learns_upon_it_and_leaves_it_as_it_is(saved):
-    small = {"width": 24, "depth": 1, "heads": 2, "stack_heads": 2, "predictor_width": 16, "predictor_depth": 1,
-             "predictor_heads": 2, "text": str(saved), "text_length": 8}  # fmt: skip
+    small = {"width": 24, "depth": 1, "heads": 2, "stack_heads": 2, "predictor_width": 16,
+             "predictor_depth": 1, "predictor_heads": 2, "text": str(saved), "text_length": 8}  # fmt: skip
     kind = recipe("ti-jepa").preset("tiny", **small)
     method = build_method(kind, {"channels": 3, "mean": [119.0] * 3, "std": [58.0] * 3}, 0).train()
     assert not any(part.training for part in method.encoder.text.modules()), "its dropout stays off"
