@@ -1,7 +1,8 @@
 """Which caption fits: TI-JEPA's energies beside a contrastive twin of the same size, a linear map and chance.
 
 For each seed and setting a run is trained and its test pairs are held against each other; then what the
-pair's embedding tells of the labels, beside what image and text tell alone. One line a run, then means over seeds.
+pair's embedding tells of the labels, beside what image and text tell alone. One line a run, then
+means over seeds.
 
     python benchmarks/captions.py --seeds 0 1 2
     python benchmarks/captions.py --data ../shared/data/emoji_text --settings context twin --init runs/emoji
