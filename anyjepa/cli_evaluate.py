@@ -82,7 +82,8 @@ def print_scores(results: list[dict[str, Any]]) -> None:
             sides = [f"{found[kind]:.3f}" for kind in ("trained", "untrained", "raw")]
             table.add_row("", name.replace("_", " "), *sides, "", style="dim")
     for name, value in results[0].get("baselines", {}).items():
-        table.add_row(name, "accuracy", "", "", f"{value:.3f}", "", style="dim")
+        metric = results[0]["metric"] if results[0]["probe"] == "recommendation" else "accuracy"
+        table.add_row(name, metric, "", "", f"{value:.3f}", "", style="dim")
     console = Console(markup=False, emoji=False, soft_wrap=True, highlight=False)
     console.print(table)
     for row in results:

@@ -49,7 +49,7 @@ def batch_softmax(
     log_probability: Float[Tensor, " rows"] | None = None,
     hidden: Bool[Tensor, "rows everybody"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Mean over rows of -ln(exp(s(q_i, x_i)) / sum over j of exp(s(q_i, x_j))), s the product over temperature.
+    """Mean over rows of -ln(exp(s(q_i, x_i)) / sum over j of exp(s(q_i, x_j))), s product over temperature.
 
     The positive is in the denominator, and only queries are asked (2007.12865, equations 1 and 5).
 
@@ -57,7 +57,7 @@ def batch_softmax(
         queries, items: of this process; row i of both belong together. Of unit length for cosines.
         temperature: that products are divided by.
         log_probability: ln of the chance that each item is in a batch, which is taken off its logit, so that
-            items which are often negatives count less for each time (sampled softmax); None for no correction.
+            items which are often negatives count less each time (sampled softmax); None for no correction.
         hidden: entries that are no negatives, as `same_items` finds them; their probability is 0.
     """
     rank, _ = process()

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pyarrow as arrow
 from jaxtyping import Float, Int
-from pyarrow import compute
 
 from anyjepa.core.errors import UserError, nearest
+from anyjepa.domains.table_columns import compute
 
 __all__ = ["KINDS", "Encoded", "Field", "bins", "encode", "fields_of", "stated_kinds"]
 
@@ -160,7 +160,7 @@ def encode(table: arrow.Table, fields: Sequence[Field]) -> Encoded:
 
 
 def bins(encoded: Encoded, fields: Sequence[Field]) -> Int[np.ndarray, "n fields"]:
-    """One whole number a field and row, for counting: a list as the set of its values, a number as its tenth."""
+    """One whole number a field and row, for counting: of a list its set of values, of a number its tenth."""
     columns, slot, number = [], 0, 0
     for field in fields:
         if field.kind == "number":
@@ -173,7 +173,11 @@ def bins(encoded: Encoded, fields: Sequence[Field]) -> Int[np.ndarray, "n fields
         columns.append(part[:, 0] if field.slots == 1 else np.unique(part, axis=0, return_inverse=True)[1])
         slot += field.slots
     n = len(encoded.codes)
-    return np.stack([c.reshape(n) for c in columns], axis=1).astype(np.int64) if columns else np.zeros((n, 0), np.int64)
+    return (
+        np.stack([c.reshape(n) for c in columns], axis=1).astype(np.int64)
+        if columns
+        else np.zeros((n, 0), np.int64)
+    )
 
 
 def _kind(column: Any) -> str:
@@ -234,7 +238,9 @@ def _lists(column: Any) -> tuple[arrow.Array, np.ndarray]:
         cells = _texts(flat).to_pylist()
         barred = any(cell and BETWEEN.search(cell) for cell in cells)
         split = BETWEEN.split if barred else WORD.findall
-        parts = [[part.strip().lower() for part in split(cell) if part.strip()] if cell else [] for cell in cells]
+        parts = [
+            [part.strip().lower() for part in split(cell) if part.strip()] if cell else [] for cell in cells
+        ]
         flat = arrow.array(parts, arrow.list_(arrow.string()))
     lengths = compute.fill_null(compute.list_value_length(flat), 0).to_numpy(zero_copy_only=False)
     return _texts(compute.list_flatten(flat)), np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)

@@ -23,9 +23,7 @@ def mutual_information(first: Int[np.ndarray, " n"], second: Int[np.ndarray, " n
     return _information(a, b, entropy(a) + entropy(b))
 
 
-def adjusted_information(
-    first: Int[np.ndarray, " n"], second: Int[np.ndarray, " n"], seed: int = 0
-) -> float:
+def adjusted_information(first: Int[np.ndarray, " n"], second: Int[np.ndarray, " n"], seed: int = 0) -> float:
     """Mutual information less what chance gives, as a share of what it could be: 0 unrelated, 1 the same.
 
     Chance is the mean over shuffles of one field. Information alone favours fields of many values: a unique

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,14 +12,22 @@ from typing import Any
 import numpy as np
 import pyarrow as arrow
 from jaxtyping import Float, Int
-from pyarrow import compute
 
 from anyjepa.core.errors import BadSample, UserError, nearest
-from anyjepa.domains.interaction_fields import Encoded, Field, encode, fields_of, stated_kinds
-from anyjepa.domains.interaction_fields import _lists, _numbers, _texts
+from anyjepa.domains.interaction_fields import (
+    Encoded,
+    Field,
+    _lists,
+    _numbers,
+    _texts,
+    encode,
+    fields_of,
+    stated_kinds,
+)
 from anyjepa.domains.interaction_tables import Tables, column_of, read_tables
 from anyjepa.domains.label_files import labels_from_file
 from anyjepa.domains.sources import as_labels, as_many_labels, only_train
+from anyjepa.domains.table_columns import compute
 
 __all__ = ["InteractionSamples", "Log", "open_interactions"]
 
@@ -53,7 +62,7 @@ class InteractionSamples:
 
     ``log`` and ``held_out`` are the pairs to learn from and to test on, ``item_table`` and ``query_table``
     the encoded features, ``counts`` (items,) how often an item is in ``log``. `read` gives a structured
-    row of an item; `read_part`, for training, one with pairs of the log drawn beside it.
+    row of an item; `read_parts`, for training, rows with pairs of the log drawn beside each.
     """
 
     def __init__(
@@ -97,7 +106,7 @@ class InteractionSamples:
 
     @property
     def pair_row(self) -> np.dtype:
-        """What `read_part` gives: an item of the catalogue, and pairs of the log."""
+        """What `read_parts` gives: an item of the catalogue, and pairs of the log."""
         return np.dtype([
             ("item", self.item_row), ("positive", self.item_row, (self.pairs,)),
             ("query_codes", np.int32, (self.pairs, *self.query_table.codes.shape[1:])),
@@ -116,17 +125,16 @@ class InteractionSamples:
         """One item: its place, codes and numbers."""
         return self.items(np.asarray(index))
 
-    def read_part(self, index: int, uniforms: np.ndarray) -> np.ndarray:
-        """One item of the catalogue, and pairs drawn from the log with the first of the uniforms."""
-        drawn = (uniforms[: self.pairs] * len(self.log)).astype(np.int64)
+    def read_parts(self, indices: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
+        """Items of the catalogue, and beside each pairs drawn from the log with the first of its uniforms."""
+        drawn = (uniforms[:, : self.pairs] * len(self.log)).astype(np.int64)
         queries, items = self.log.queries[drawn], self.log.items[drawn]
-        row = np.empty((), self.pair_row)
-        row["item"], row["positive"] = self.read(index), self.items(items)
-        row["query_codes"], row["query_numbers"] = (
-            self.query_table.codes[queries], self.query_table.numbers[queries]
-        )  # fmt: skip
-        row["log_probability"] = self.log_probability[items]
-        return row
+        rows = np.empty(len(indices), self.pair_row)
+        rows["item"], rows["positive"] = self.items(np.asarray(indices)), self.items(items)
+        rows["query_codes"] = self.query_table.codes[queries]
+        rows["query_numbers"] = self.query_table.numbers[queries]
+        rows["log_probability"] = self.log_probability[items]
+        return rows
 
     def identity(self, index: int) -> str:
         """The item's id."""
@@ -186,7 +194,7 @@ def open_interactions(
         fields = (
             [Field.of(facts) for facts in known]
             if known
-            else fields_of(table, identity, {**stated, label: "left-out"}, asked[f"{key}_id"])
+            else fields_of(table, identity, {**stated, str(label): "left-out"}, asked[f"{key}_id"])
         )
         if not fields:
             raise UserError(f"nothing is known of the {key} but its id: say --{key}-id true to learn that.")
@@ -253,7 +261,7 @@ def held_out(log: Log, times: np.ndarray | None, share: float, cold: float = 0.0
 def _positives(
     log: arrow.Table, names: Mapping[str, str | None], least: float, problems: list[BadSample]
 ) -> tuple[arrow.Table, list[BadSample]]:
-    """Rows that name a query and an item, and whose value is high enough; the others without a name are named."""
+    """Rows that name a query and an item and whose value is high enough; those without names are problems."""
     for role in ("query", "item"):
         if names[role] not in log.column_names:
             raise UserError(f"the log that is held out has no column '{names[role]}'.")
@@ -284,7 +292,9 @@ def _described(
         if name is not None:
             seen.setdefault(name, row)
     given = given.take(arrow.array(list(seen.values()), arrow.int64()))
-    given = given.set_column(given.column_names.index(identity), identity, arrow.array(list(seen), arrow.string()))
+    given = given.set_column(
+        given.column_names.index(identity), identity, arrow.array(list(seen), arrow.string())
+    )
     unknown = [name for name in compute.unique(taken).to_pylist() if name not in seen]
     if not unknown:
         return given
@@ -327,5 +337,5 @@ def _labels(column: Any) -> tuple[np.ndarray, list[str] | None]:
     if arrow.types.is_list(column.type) or arrow.types.is_large_list(column.type):
         values, starts = _lists(column)
         texts = values.to_pylist()
-        return as_many_labels([texts[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)])
+        return as_many_labels([texts[a:b] for a, b in itertools.pairwise(starts)])
     return as_labels(_texts(column).to_pylist())

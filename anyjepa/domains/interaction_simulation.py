@@ -19,6 +19,7 @@ FIELDS = (
 )
 REGIONS = ("north", "east", "south", "west")
 WRITTEN_WRONG = 0.15  # share of cells that say another level than the item has
+UNSAID = 0.15  # share of the customers who do not tell their region, or their age
 TASTE, HIDDEN = 1.1, 0.9  # what a matching trait counts for, and what no field tells
 
 
@@ -64,9 +65,11 @@ def synthetic_shop(seed: int = 5) -> tuple[arrow.Table, arrow.Table, arrow.Table
         "time": arrow.array(np.concatenate(times)),
     }
     region = np.where(draw.random(CUSTOMERS) < 0.5, audience % 4, draw.integers(0, 4, CUSTOMERS))
+    unsaid = draw.random((2, CUSTOMERS)) < UNSAID
+    age = np.rint(30 + 4 * audience + 8 * draw.normal(size=CUSTOMERS)).astype(np.int64)
     customers = {
         "customer_id": arrow.array([f"c{n:03d}" for n in range(CUSTOMERS)]),
-        "region": arrow.array([REGIONS[place] for place in region]),
-        "age": arrow.array(np.rint(30 + 4 * audience + 8 * draw.normal(size=CUSTOMERS)).astype(np.int64)),
+        "region": arrow.array([REGIONS[place] for place in region], mask=unsaid[0]),
+        "age": arrow.array(age, mask=unsaid[1]),
     }
     return arrow.table(log), arrow.table(columns), arrow.table(customers)

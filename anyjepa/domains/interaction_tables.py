@@ -125,7 +125,9 @@ def _of_array(values: np.ndarray) -> arrow.Table:
     if values.dtype.names:
         return from_array(values).table
     if values.ndim != 2 or not 2 <= values.shape[1] <= 4:
-        raise UserError("a log as an array is (n, 2): query and item; a third column is a value, then a time.")
+        raise UserError(
+            "a log as an array is (n, 2): query and item; a third column is a value, then a time."
+        )
     return from_array(values, names[: values.shape[1]]).table
 
 

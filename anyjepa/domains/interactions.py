@@ -28,7 +28,7 @@ CELL = "padding:1px 6px 1px 0;border:0;font-size:12px;text-align:left"
 
 
 class Interactions(Domain):
-    """Items of a catalogue. A batch is {"codes": (n, slots) int64, "numbers": (n, numbers), "place": (n,)}."""
+    """Items of a catalogue. A batch is {"codes": (n, slots) int64, "numbers": (n, numbers) float32}."""
 
     name = "interactions"
     endings = ENDINGS

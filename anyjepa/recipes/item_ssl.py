@@ -75,7 +75,7 @@ class ItemSsl(Recipe):
     downstream: ClassVar[tuple[str, ...]] = ("recommendation",)
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {},
-        "tiny": {"epochs": 300.0, "pairs": 2, "layers": (64, 64, 32), "value_width": 16},
+        "tiny": {"epochs": 160.0, "pairs": 2, "layers": (64, 64, 32), "value_width": 16},
     }
 
     epochs: float = 1000.0  # passes over the catalogue
@@ -159,7 +159,7 @@ class ItemSsl(Recipe):
 
     def draw(self, samples: list[np.ndarray] | np.ndarray, uniforms: np.ndarray) -> Batch:
         """Items of the catalogue, and the pairs that were drawn beside them."""
-        rows = np.stack(list(samples))
+        rows = samples if isinstance(samples, np.ndarray) else np.stack(samples)
         if "item" not in (rows.dtype.names or ()):
             raise UserError("training needs the log, not items alone: give it as --data.")
         positive = as_rows(rows["positive"].reshape(-1))
@@ -179,7 +179,7 @@ class ItemSsl(Recipe):
 
     def present(self, samples: list[np.ndarray] | np.ndarray) -> Batch:
         """Items as they are."""
-        rows = np.stack(list(samples))
+        rows = samples if isinstance(samples, np.ndarray) else np.stack(samples)
         if "item" in (rows.dtype.names or ()):
             rows = rows["item"]
         return {name: values for name, values in as_rows(rows).items() if name != "place"}
@@ -213,7 +213,11 @@ class ItemViews(Method):
     lists: Tensor
 
     def __init__(
-        self, towers: TwoTowers, together: Bool[np.ndarray, "fields fields"], lists: list[bool], recipe: ItemSsl
+        self,
+        towers: TwoTowers,
+        together: Bool[np.ndarray, "fields fields"],
+        lists: list[bool],
+        recipe: ItemSsl,
     ) -> None:
         super().__init__()
         self.towers, self.recipe = towers, recipe
@@ -301,9 +305,7 @@ class ItemViews(Method):
         """Items' vectors, of unit length."""
         return self.towers(batch)
 
-    def embed_queries(
-        self, codes: Tensor, numbers: Tensor
-    ) -> Float[Tensor, "queries dim"]:
+    def embed_queries(self, codes: Tensor, numbers: Tensor) -> Float[Tensor, "queries dim"]:
         """Queries' vectors, of unit length."""
         return self.towers.queries(codes, numbers)
 
