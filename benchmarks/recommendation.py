@@ -61,10 +61,15 @@ def main() -> None:
         for seed in options.seeds:
             for name, changes in variants.items():
                 run = folder / f"{name.replace(' ', '-')}-{seed}"
-                settings = anyjepa.Settings(
-                    quiet=True, workers=0, seed=seed, steps=options.steps, preset=options.preset
+                settings = anyjepa.Settings(quiet=True, workers=0, seed=seed, steps=options.steps)
+                anyjepa.train(
+                    "item-ssl",
+                    options.data,
+                    run,
+                    preset=options.preset,
+                    settings=settings,
+                    **{**fields, **changes},
                 )
-                anyjepa.train("item-ssl", options.data, run, settings=settings, **{**fields, **changes})
                 result = recommendation_probe(load(run), seed=seed, baselines=not baselines)
                 baselines = baselines or result["baseline_metrics"] | {
                     "raw": {key: result["metrics"][key]["raw"] for key in result["metrics"]}

@@ -131,7 +131,7 @@ class Interactions(Domain):
         rows["place"] = np.arange(count)
         rows["codes"] = np.concatenate(codes, axis=1) if codes else 0
         rows["numbers"] = random.standard_normal((count, numbers))
-        return list(rows)
+        return [np.array(row) for row in rows]
 
     def picture(
         self, batch: dict[str, Tensor], index: int, facts: dict, colours: Tensor | None = None
@@ -162,10 +162,15 @@ class Interactions(Domain):
 def as_rows(rows: np.ndarray) -> dict[str, Tensor]:
     """Structured rows of items as tensors: ``codes`` int64, ``numbers`` float32, ``place`` int64."""
     return {
-        "codes": torch.from_numpy(rows["codes"].astype(np.int64)),
-        "numbers": torch.from_numpy(np.ascontiguousarray(rows["numbers"], dtype=np.float32)),
-        "place": torch.from_numpy(np.ascontiguousarray(rows["place"])),
+        "codes": _tensor(rows["codes"], np.int64),
+        "numbers": _tensor(rows["numbers"], np.float32),
+        "place": _tensor(rows["place"], np.int64),
     }
+
+
+def _tensor(values: np.ndarray, kind: type) -> Tensor:
+    # a copy: values of a structured row need not lie where torch can read them
+    return torch.from_numpy(np.array(values, kind, order="C"))
 
 
 def _cells(batch: dict[str, Tensor], index: int, facts: dict) -> list[tuple[str, str, bool]]:

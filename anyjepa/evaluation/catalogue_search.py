@@ -22,13 +22,13 @@ LEARNED_FROM = 64  # vectors a list that FAISS finds its lists from
 
 
 def exact_best(
-    queries: Float[Tensor, "queries dim"], blocks: Iterable[Float[Tensor, "items dim"]], most: int
+    queries: Float[Tensor, "queries dim"], blocks: Iterable[Tensor], most: int
 ) -> tuple[Float[Tensor, "queries best"], Int[Tensor, "queries best"]]:
     """Products and places of the `most` items of largest product, best first, holding one block at a time.
 
     Args:
         queries: to be asked.
-        blocks: of the catalogue, in its order; no item counts twice.
+        blocks: (items, D) of the catalogue, in its order; they may differ in length.
         most: items a query; fewer where the catalogue is smaller.
     """
     values = queries.new_zeros(len(queries), 0)
