@@ -2,8 +2,9 @@
 
 Items are drawn at random with the fields of `synthetic-shop` (an id of its own for each, told by a digest),
 embedded by a tower of the recipe's size in blocks, kept as single-precision vectors in a file that is mapped,
-and searched exactly and through FAISS. Memory is what the process holds at its peak beyond what it held with
-the libraries loaded, from the system's own count.
+and searched exactly and through FAISS. Memory is the process's own, by the system's count: at its peak
+so far (which counts pages of the mapped file while they are held), and what the index alone added. Random towers
+spread items evenly, which no list helps with: a run's are easier.
 
     python benchmarks/catalogue.py --items 10000000 --queries 500
     python benchmarks/catalogue.py --items 1000000 --run runs/shop
@@ -50,7 +51,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=10_000_000)
     parser.add_argument("--queries", type=int, default=500)
     parser.add_argument("--most", type=int, default=50, help="items a query")
-    parser.add_argument("--probes", type=int, nargs="+", default=[8, 32, 128], help="lists looked through")
+    parser.add_argument("--probes", type=int, nargs="+", default=[32, 128, 512], help="lists looked through")
     parser.add_argument("--run", help="a run of item-ssl on synthetic-shop; else random towers")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

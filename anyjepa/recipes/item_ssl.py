@@ -172,7 +172,9 @@ class ItemSsl(Recipe):
             **as_rows(rows["item"]),
             **{f"positive_{name}": values for name, values in positive.items()},
             **{
-                name: torch.from_numpy(np.array(values, order="C").reshape(-1, *values.shape[2:]))
+                name: torch.from_numpy(
+                    np.array(values, order="C").reshape(values.shape[0] * values.shape[1], *values.shape[2:])
+                )
                 for name, values in together.items()
             },
         }

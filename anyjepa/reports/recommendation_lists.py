@@ -47,28 +47,24 @@ def _by_popularity(found: Mapping[str, Any], metric: str) -> Markup:
 
 
 def _lists(lists: list[Mapping[str, Any]]) -> Markup:
-    """A row a query: what it took, what is recommended, and where what was held out stands."""
-    cell = Markup('<td style="vertical-align:top;text-align:left;white-space:normal">{}</td>')
-    rows = []
+    """A block a query: what it took, what is recommended, and where what was held out stands."""
+    blocks = []
     for one in lists:
-        took = Markup("<br>").join(_short(title) for title in one["took"])
-        best = Markup("<br>").join(
-            Markup("<b>✓ {}</b>").format(_short(item["title"])) if item["hit"] else Markup("{}").format(
-                _short(item["title"]))
+        best = Markup(" · ").join(
+            Markup("<b>✓ {}</b>" if item["hit"] else "{}").format(_short(item["title"]))
             for item in one["recommended"]
-        )  # fmt: skip
-        wanted = Markup("{} · rank {:,}").format(", ".join(_short(t) for t in one["wanted"]), one["rank"])
-        heading = Markup('<th scope="row" style="vertical-align:top">{}</th>').format(_short(one["query"]))
-        rows.append(
-            Markup("<tr>{}{}{}{}</tr>").format(
-                heading, cell.format(took), cell.format(best), cell.format(wanted)
-            )
         )
+        said = Markup(
+            '<li style="margin-bottom:.7em"><strong>{}</strong> took {}<br>recommended: {}<br>'
+            "held out: {}, best at rank {:,}</li>"
+        )
+        took, wanted = (" · ".join(_short(title) for title in one[key]) for key in ("took", "wanted"))
+        blocks.append(said.format(_short(one["query"]), took, best, wanted, int(one["rank"])))
     return Markup(
-        '<div class="wide"><table class="numbers"><thead><tr><th scope="col">query</th>'
-        '<th scope="col">took last</th><th scope="col">recommended (✓ held out)</th>'
-        '<th scope="col">held out, best rank</th></tr></thead><tbody>{}</tbody></table></div>'
-    ).format(Markup().join(rows))
+        "<p><strong>Lists of a few queries</strong>, best first; ✓ was held out</p>"
+        '<ol style="font-size:.85em;'
+        'padding-left:1.4em">{}</ol>'
+    ).format(Markup().join(blocks))
 
 
 def _short(text: str) -> str:

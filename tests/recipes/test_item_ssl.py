@@ -168,6 +168,18 @@ def test_the_catalogue_is_drawn_evenly_and_the_log_as_it_is(shop):
     assert counts[samples.counts == 0].sum() == 0
 
 
+def test_pairs_are_drawn_where_nothing_is_a_number():
+    samples = DOMAIN.open(np.array([[0, 5], [0, 6], [1, 5], [1, 7]]))
+    kind = RECIPE.preset("tiny", masking="none", pairs=2)
+    batch = kind.draw(
+        samples.read_parts(np.array([0, 1, 2]), uniforms(0, 0, np.arange(3))), np.zeros((3, 16))
+    )
+    assert batch["codes"].shape == (3, 1) and batch["positive_codes"].shape == (6, 1)
+    assert batch["numbers"].shape == (3, 0) and batch["query_numbers"].shape == (6, 0)
+    method = kind.method(DOMAIN.measure(samples))
+    assert torch.isfinite(method(batch, Context(1, 10, step_generator(0, 1)))["loss"])
+
+
 def test_what_cannot_work_is_said():
     for fields, words in [
         ({"held_out": 1.0}, "--held-out is a share"), ({"temperature": 0.0}, "--temperature must be above 0"),
