@@ -3,8 +3,8 @@
 Items are drawn at random with the fields of `synthetic-shop` (an id of its own for each, told by a digest),
 embedded by a tower of the recipe's size in blocks, kept as single-precision vectors in a file that is mapped,
 and searched exactly and through FAISS. Memory is the process's own, by the system's count: at its peak
-so far (which counts pages of the mapped file while they are held), and what the index alone added. Random towers
-spread items evenly, which no list helps with: a run's are easier.
+so far (which counts pages of the mapped file while they are held), and what the index alone added.
+Random towers spread items evenly, which no list helps with: a run's are easier.
 
     python benchmarks/catalogue.py --items 10000000 --queries 500
     python benchmarks/catalogue.py --items 1000000 --run runs/shop

@@ -79,7 +79,7 @@ class FieldEmbeddings(nn.Module):
             there = codes > 0 if dropped is None else (codes > 0) & ~dropped
             rows = self.values(codes.clamp(min=0) + self.first)
             weight = there.to(rows.dtype)
-            shape = (len(codes), self.coded)
+            shape = (codes.shape[0], self.coded)
             total = rows.new_zeros(*shape, self.width)
             total = total.index_add(1, self.field_of_slot, rows * weight.unsqueeze(-1))
             count = rows.new_zeros(shape).index_add(1, self.field_of_slot, weight)

@@ -169,8 +169,8 @@ def test_the_catalogue_is_drawn_evenly_and_the_log_as_it_is(shop):
 
 
 def test_pairs_are_drawn_where_nothing_is_a_number():
-    samples = DOMAIN.open(np.array([[0, 5], [0, 6], [1, 5], [1, 7]]))
     kind = RECIPE.preset("tiny", masking="none", pairs=2)
+    samples = DOMAIN.open(np.array([[0, 5], [0, 6], [1, 5], [1, 7]]), reading=kind.reading())
     batch = kind.draw(
         samples.read_parts(np.array([0, 1, 2]), uniforms(0, 0, np.arange(3))), np.zeros((3, 16))
     )
