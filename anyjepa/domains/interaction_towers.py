@@ -77,7 +77,9 @@ class FieldEmbeddings(nn.Module):
         parts, known = [], []
         if self.values is not None:
             there = codes > 0 if dropped is None else (codes > 0) & ~dropped
-            rows = self.values(codes.clamp(min=0) + self.first)
+            wanted = codes.clamp(min=0) + self.first
+            # not by calling the module: its name in a graph would be that of the graph's output
+            rows = self.values.weight.index_select(0, wanted.flatten()).view(*codes.shape, self.width)
             weight = there.to(rows.dtype)
             shape = (codes.shape[0], self.coded)
             total = rows.new_zeros(*shape, self.width)
