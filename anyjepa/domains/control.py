@@ -15,6 +15,7 @@ from anyjepa.core.errors import BadSample, UserError
 from anyjepa.domains import Domain, Samples
 from anyjepa.domains.control_samples import ControlSamples, clip_of
 from anyjepa.domains.control_sources import open_trajectories
+from anyjepa.domains.sources import choose
 from anyjepa.domains.video_files import VIDEOS
 from anyjepa.domains.video_strips import contact_sheet, film_strip, painted
 
@@ -56,9 +57,7 @@ class Control(Domain):
         UserError if all are.
         """
         assert isinstance(samples, ControlSamples)
-        chosen = np.arange(len(samples))
-        if len(samples) > MEASURED:
-            chosen = np.sort(np.random.default_rng(seed).choice(len(samples), MEASURED, replace=False))
+        chosen = choose(len(samples), MEASURED, seed)
         sums: dict[str, list[np.ndarray]] = {}
         counts, shapes, lows, highs, reason, dtype = dict.fromkeys(PARTS, 0), [], [], [], "", ""
         for index in chosen:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, Int
 
+from anyjepa.domains.sources import choose
+
 __all__ = ["adjusted_information", "entropy", "mutual_information", "relations"]
 
 SHUFFLES = 4
@@ -46,9 +48,7 @@ def relations(fields: Int[np.ndarray, "items fields"], seed: int = 0) -> Float[n
     many are drawn.
     """
     unique = np.array([len(np.unique(column)) == len(column) for column in fields.T], dtype=bool)
-    if len(fields) > MOST_ITEMS:
-        chosen = np.random.default_rng(seed).choice(len(fields), MOST_ITEMS, replace=False)
-        fields = fields[np.sort(chosen)]
+    fields = fields[choose(len(fields), MOST_ITEMS, seed)]
     count = fields.shape[1]
     found = np.zeros((count, count))
     for i in range(count):
