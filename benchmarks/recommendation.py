@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,11 @@ def main() -> None:
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--steps", type=int, help="of each training (default: the preset's epochs)")
     parser.add_argument("--alphas", type=float, nargs="*", default=[], help="further weights to try")
-    parser.add_argument("--out", type=Path, help="keeps the runs (default: thrown away)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="keeps the runs, and goes on with those that are there (default: thrown away)",
+    )
     options, words = parser.parse_known_args()
     fields = parse_words(recipe("item-ssl"), words)
     variants = {name: VARIANTS[name] for name in options.variants}
@@ -58,28 +63,13 @@ def main() -> None:
     baselines: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.out or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
         for seed in options.seeds:
             for name, changes in variants.items():
-                run = folder / f"{name.replace(' ', '-')}-{seed}"
                 settings = anyjepa.Settings(quiet=True, workers=0, seed=seed, steps=options.steps)
-                anyjepa.train(
-                    "item-ssl",
-                    options.data,
-                    run,
-                    preset=options.preset,
-                    settings=settings,
-                    **{**fields, **changes},
-                )
-                result = recommendation_probe(load(run), seed=seed, baselines=not baselines)
-                baselines = baselines or result["baseline_metrics"] | {
-                    "raw": {key: result["metrics"][key]["raw"] for key in result["metrics"]}
-                }
-                row = {key: result["metrics"][key]["trained"] for key in result["metrics"]}
-                row["never_listed"] = result["never_listed"]
-                tenths = result["deciles"]["trained"]
-                row |= {
-                    f"tenth_{n + 1}": t["recall"] for n, t in enumerate(tenths) if t["recall"] is not None
-                }
+                run = folder / f"{name.replace(' ', '-')}-{seed}"
+                row, others = _kept(run, options, settings, {**fields, **changes}, not baselines)
+                baselines = baselines or others
                 found[name].append(row)
                 print(f"seed {seed}  {name:>14}  " + _line(row), flush=True)
     summary = {name: _summary(rows, found.get("none"), name) for name, rows in found.items()}
@@ -96,6 +86,27 @@ def main() -> None:
             p = row["tail_recall_at_50"]["p"]
             print(f"{'':>21}  tail_recall_at_50 {gain:+.4f} against none, p {p:.3g}")
     print(json.dumps({"variants": summary, "baselines": baselines, "seeds": options.seeds}))
+
+
+def _kept(
+    run: Path, options: argparse.Namespace, settings: anyjepa.Settings, fields: dict[str, Any], first: bool
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Figures of a training, read back where its folder holds them; with the first those of baselines."""
+    file = run / "figures.json"
+    if not file.exists():
+        start = time.perf_counter()
+        anyjepa.train("item-ssl", options.data, run, preset=options.preset, settings=settings, **fields)
+        seconds = time.perf_counter() - start
+        result = recommendation_probe(load(run), seed=settings.seed, baselines=first)
+        metrics = result["metrics"]
+        row = {key: metrics[key]["trained"] for key in metrics}
+        row |= {"never_listed": result["never_listed"], "seconds": seconds}
+        tenths = enumerate(result["deciles"]["trained"], 1)
+        row |= {f"tenth_{n}": tenth["recall"] for n, tenth in tenths if tenth["recall"] is not None}
+        others = result["baseline_metrics"] | {"raw": {key: metrics[key]["raw"] for key in metrics}}
+        file.write_text(json.dumps([row, others if first else {}]))
+    row, others = json.loads(file.read_text())
+    return row, others
 
 
 def _line(row: dict[str, float]) -> str:
