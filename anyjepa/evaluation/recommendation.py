@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -11,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from anyjepa.core.errors import UserError, require
-from anyjepa.domains.interaction_samples import InteractionSamples, Log
+from anyjepa.core.errors import UserError
+from anyjepa.domains.interaction_samples import InteractionSamples
 from anyjepa.engine.run import Run
 from anyjepa.evaluation.confidence import sample_mean_interval
+from anyjepa.evaluation.ranking_baselines import ranking_baselines
 from anyjepa.evaluation.ranking_of_items import Standing, by_popularity, deciles, ndcg, ranks, recall
 from anyjepa.recipes.item_ssl import ItemViews
 
@@ -23,9 +23,6 @@ __all__ = ["catalogue_of", "recommendation_probe", "scores_of"]
 Scores = Callable[[np.ndarray], np.ndarray]
 LENGTHS = (10, 50)
 LISTS, SHOWN = 6, 8
-FACTORS, ROUNDS, RIDGE, CONFIDENCE = 64, 15, 0.05, 10.0  # of ALS
-NEIGHBOURS = 100  # of item-kNN
-EXTRA = "interactions"
 
 
 def recommendation_probe(
@@ -35,12 +32,12 @@ def recommendation_probe(
 
     Beside the run: the untrained towers; ``raw``, the cosine of an item's fields with the mean of those that
     the query took; and as baselines popularity and, where ``implicit`` is installed, item-kNN (cosine of who
-    took two items) and ALS for implicit feedback (Hu, Koren, Volinsky 2008).
+    took two items) and ALS, their settings chosen on a part of the log (`ranking_baselines`).
 
     Args:
         run: of item-ssl.
         data: a log; that of the training where None.
-        seed: of ALS and of the lists that are shown.
+        seed: of the baselines and of the lists that are shown.
         most: length of lists for ``value`` and for the tenths.
         baselines: whether these are fitted too.
 
@@ -64,10 +61,8 @@ def recommendation_probe(
         "untrained": scores_of(run.untrained(), samples),
         "raw": _profile(run, samples),
     }
-    notes = []
-    if baselines:
-        others, notes = _baselines(samples, seed)
-        scores |= others
+    others, notes = ranking_baselines(samples, most, seed) if baselines else ({}, [])
+    scores |= {name: baseline.scores for name, baseline in others.items()}
     found = {
         name: ranks(score, samples.held_out, samples.log, len(samples), max(LENGTHS))
         for name, score in scores.items()
@@ -93,7 +88,8 @@ def recommendation_probe(
         "lists": _lists(samples, first, seed),
         "left_out": notes,
         "train": len(samples.log), "test": len(samples.held_out), "classes": None,
-        "chosen": {"queries": len(first.asked), "items": len(samples)},
+        "chosen": {"queries": len(first.asked), "items": len(samples)}
+        | {name: dict(baseline.settings) for name, baseline in others.items() if baseline.settings},
     }  # fmt: skip
 
 
@@ -152,41 +148,6 @@ def _profile(run: Run, samples: InteractionSamples) -> Scores:
     return lambda queries: (
         functional.normalize(profiles[torch.from_numpy(queries)], dim=1) @ items.T
     ).numpy()
-
-
-def _baselines(samples: InteractionSamples, seed: int) -> tuple[dict[str, Scores], list[str]]:
-    counts = samples.counts.astype(np.float64)
-    found: dict[str, Scores] = {"popularity": lambda queries: np.tile(counts, (len(queries), 1))}
-    try:
-        found |= _of_implicit(samples.log, len(samples.query_ids), len(samples), seed)
-    except UserError as problem:
-        return found, [f"item-kNN and ALS were left out: {problem}"]
-    return found, []
-
-
-def _of_implicit(log: Log, queries: int, items: int, seed: int) -> dict[str, Scores]:
-    """Item-kNN and ALS of the library ``implicit``."""
-    sparse = require("scipy.sparse", EXTRA)
-    nearest, als = (require(f"implicit.{name}", EXTRA) for name in ("nearest_neighbours", "als"))
-    table = sparse.csr_matrix(
-        (np.ones(len(log), np.float32), (log.queries, log.items)), shape=(queries, items)
-    )
-    table.data[:] = 1  # taken twice is taken
-    neighbours = nearest.CosineRecommender(K=NEIGHBOURS, num_threads=1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about a matrix of its own
-        neighbours.fit(table, show_progress=False)
-    factors = als.AlternatingLeastSquares(
-        factors=FACTORS, regularization=RIDGE, alpha=CONFIDENCE, iterations=ROUNDS, num_threads=1,
-        random_state=seed, use_gpu=False,
-    )  # fmt: skip
-    factors.fit(table, show_progress=False)
-    people, things = np.asarray(factors.user_factors), np.asarray(factors.item_factors)
-    alike = neighbours.similarity.tocsr()
-    return {
-        "item-kNN": lambda asked: np.asarray((table[asked] @ alike.T).todense()),
-        "ALS": lambda asked: people[asked] @ things.T,
-    }
 
 
 def _lists(samples: InteractionSamples, standing: Standing, seed: int) -> list[dict[str, Any]]:
