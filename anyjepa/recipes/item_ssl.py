@@ -75,7 +75,7 @@ class ItemSsl(Recipe):
     downstream: ClassVar[tuple[str, ...]] = ("recommendation",)
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {},
-        "tiny": {"epochs": 160.0, "pairs": 2, "layers": (64, 64, 32), "value_width": 16},
+        "tiny": {"epochs": 80.0, "temperature": 0.2, "pairs": 2, "layers": (64, 64, 32), "value_width": 16},
     }
 
     epochs: float = 1000.0  # passes over the catalogue

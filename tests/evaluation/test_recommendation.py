@@ -114,13 +114,17 @@ def test_a_run_is_scored_beside_what_a_field_tries_first(run):
     json.dumps(found)
 
 
-def test_the_report_draws_recall_by_popularity_and_lists(run):
+def test_the_report_shows_methods_recall_by_popularity_and_lists(run):
     result = recommendation_probe(anyjepa.load(run), baselines=False)
+    result["baseline_metrics"] = {"popularity": dict.fromkeys(result["metrics"], 0.999)}
+    result["deciles"]["popularity"] = [{"pairs": 1, "recall": None, "ndcg": None}] * 10
     result["lists"][0]["query"] = "<script>"
     [score] = summary.scores([result])
-    assert "tenth of the items" in score.picture
     assert "<script>" not in score.picture and "&lt;script&gt;" in score.picture
-    assert score.picture.count("<li") == len(result["lists"])
+    assert score.picture.count("<b>0.999</b>") == 6, "the best of each column"
+    assert f"<td>{result['value']:.3f}</td>" in score.picture
+    assert all(f"<td>{tenth['pairs']:,}</td>" in score.picture for tenth in result["deciles"]["trained"])
+    assert score.picture.count("<li>") == sum(len(one["recommended"]) for one in result["lists"])
 
 
 def test_another_recipe_has_no_queries(tmp_path):
