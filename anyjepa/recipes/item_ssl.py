@@ -64,6 +64,10 @@ class ItemSsl(Recipe):
     held out (``--held-out 0.2``: the last fifth); ``--cold 0.1`` holds out all of a tenth of the items.
     ``anyjepa evaluate RUN --probe recommendation`` ranks the whole catalogue for each query and gives recall
     and NDCG, over all and by popularity, beside popularity, item-kNN and implicit ALS.
+    ``anyjepa recommend RUN`` writes lists of items for the queries.
+
+    A softmax of temperature 0.1 learns single interactions by heart where a log is small; ``--temperature 0.2``,
+    as of ``tiny``, or fewer epochs do better there.
 
     ``anyjepa train item-ssl --data ml-100k/ --out runs/films``
     """
