@@ -66,8 +66,8 @@ class ItemSsl(Recipe):
     and NDCG, over all and by popularity, beside popularity, item-kNN and implicit ALS.
     ``anyjepa recommend RUN`` writes lists of items for the queries.
 
-    Where a log is small, a softmax of temperature 0.1 learns its single interactions by heart: ``--temperature
-    0.2``, as of ``tiny``, or fewer epochs do better.
+    Where a log is small, a softmax of temperature 0.1 learns its single interactions by heart: 0.2, as of
+    ``tiny``, or fewer epochs do better.
 
     ``anyjepa train item-ssl --data ml-100k/ --out runs/films``
     """
