@@ -261,6 +261,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "evaluate": (_of("cli_evaluate", "evaluate"), "is it useful? (few labels)"),
     "plan": (_of("cli_planning", "plan"), "does a world model reach goals, in a simulated world?"),
     "flow": (_of("cli_flow", "flow"), "optical flow of pairs of frames, and how far off it is"),
+    "recommend": (_of("cli_recommend", "recommend"), "lists of items for the queries of a log"),
     "embed": (_of("cli_takeaway", "embed"), "write the embedding of every sample"),
     "export": (_of("cli_takeaway", "export"), "write the encoder for other tools"),
     "push": (_of("cli_takeaway", "push"), "put the encoder and its card on the Hugging Face hub"),

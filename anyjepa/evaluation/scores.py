@@ -35,6 +35,7 @@ from anyjepa.evaluation.metrics import by_class, further_metrics
 from anyjepa.evaluation.own_heads import head_probe, own_heads
 from anyjepa.evaluation.patches import patch_probe
 from anyjepa.evaluation.probes import knn_probe, linear_probe
+from anyjepa.evaluation.recommendation import recommendation_probe
 from anyjepa.evaluation.retrieval import retrieval_probe
 from anyjepa.evaluation.sides import Side, both_sides
 from anyjepa.evaluation.svm import svm_probe
@@ -47,7 +48,8 @@ VECTOR_PROBES: dict[str, Callable[..., ProbeResult]] = {
     "mlp": mlp_probe,
     "retrieval": retrieval_probe,
 }
-PROBES = (*VECTOR_PROBES, "attentive", "finetune", "few-shot", "patch", "captions")
+PROBES = (*VECTOR_PROBES, "attentive", "finetune", "few-shot", "patch")
+WHOLE = ("patch", "detection", "recommendation", "captions")  # that open both sides for themselves
 KINDS = ("trained", "untrained", "raw")
 
 
@@ -114,8 +116,9 @@ def evaluate(
             ``finetune`` trains the whole encoder (``untrained`` is then the same from random weights, and
             ``raw``, as beside ``attentive``, a linear probe), ``few-shot`` draws episodes of few classes,
             ``patch`` tells the patches of images or the points of clouds apart (mean IoU), ``detection``
-            finds the objects that are marked in LiDAR frames (average precision), ``captions`` finds images
-            and captions by each other, without labels (recall).
+            finds the objects that are marked in LiDAR frames (average precision), ``recommendation`` ranks a
+            catalogue for the queries of its log (recall, NDCG), ``captions`` finds images and captions by
+            each other, without labels (recall).
         test: source of the test samples, where it is another one.
         groups: file with the columns id and group, where neither the source nor `labels` says them.
         dense: labels of parts for ``patch``, as of `Run.open`.
@@ -158,7 +161,7 @@ def evaluate(
             if name not in (*PROBES, *run.recipe.downstream):
                 raise UserError(f"{run.recipe.name} has no head '{name}': use one of {', '.join(PROBES)}.")
         opened = partial(both_sides, run, data, labels, test, groups=groups, seed=seed, allow_leak=allow_leak)
-        others = [name for name in names if name not in ("patch", "detection", "captions")]
+        others = [name for name in names if name not in WHOLE]
         sides = [side.described(run, keep=cache) for side in opened()] if others else []
         results = []
         if team.first:
@@ -170,6 +173,8 @@ def evaluate(
                 results.append(
                     detection_probe(run, *opened(parts=True), tuning, labels_fraction, draws, seed)
                 )
+            if "recommendation" in names:
+                results.append(recommendation_probe(run, data, seed=seed))
             if others:
                 (train, first), (held_out, second) = sides
                 judge = _Judge(run, train, held_out, amount, tuning, seed)

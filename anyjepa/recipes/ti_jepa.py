@@ -67,6 +67,7 @@ class TiJepa(Recipe):
     domain: ClassVar[str] = "image-text"
     example_data: ClassVar[str] = "synthetic-captions"
     proposed: ClassVar[bool] = True
+    downstream: ClassVar[tuple[str, ...]] = ("captions",)
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {},
         "medium": {"stack_depth": 4},

@@ -7,11 +7,10 @@ import math
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_gather
 from torch.nn import functional
 
+from anyjepa.core.contrastive import batch_softmax
 from anyjepa.core.method import Batch, Context, Method
-from anyjepa.core.processes import process
 from anyjepa.core.targets import EmaTeacher
 from anyjepa.core.transformer import Block, Encoder, norm_of
 
@@ -113,13 +112,8 @@ class ContrastiveTwin(Method):
     def losses(self, batch: Batch, context: Context) -> dict[str, Tensor]:
         """``loss``: CLIP's symmetric InfoNCE (Radford et al. 2021, figure 3) over all processes' pairs."""
         images, texts = self.encoder.see(batch), self.encoder.read(batch)
-        scale = self.sharpness.clamp(max=SHARPEST).exp()
-        rank, _ = process()
-        own = torch.arange(len(images), device=images.device) + rank * len(images)
-        loss = (
-            functional.cross_entropy(scale * images @ _everyones(texts).T, own)
-            + functional.cross_entropy(scale * texts @ _everyones(images).T, own)
-        ) / 2
+        temperature = 1 / self.sharpness.clamp(max=SHARPEST).exp()
+        loss = (batch_softmax(images, texts, temperature) + batch_softmax(texts, images, temperature)) / 2
         return {"loss": loss, "embedding": torch.cat([images, texts], dim=1).detach()}
 
     def embed(self, batch: Batch) -> Float[Tensor, "batch dim"]:
@@ -130,9 +124,3 @@ class ContrastiveTwin(Method):
     def energies(self, images: Batch, texts: Batch) -> Float[Tensor, "images texts"]:
         """Minus the cosine of every image and every caption."""
         return -self.encoder.see(images) @ self.encoder.read(texts).T
-
-
-def _everyones(x: Tensor) -> Tensor:
-    """The rows of all processes, through which gradients find back."""
-    _, processes = process()
-    return x if processes == 1 else torch.cat(list(all_gather(x.contiguous())))

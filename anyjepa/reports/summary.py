@@ -16,6 +16,7 @@ from anyjepa.evaluation.inspection import MEANINGS
 from anyjepa.reports.charts import Chart, Series, line_chart, score_text, short
 from anyjepa.reports.class_charts import by_class
 from anyjepa.reports.page import Figure, Health, Score, Table, Verdict
+from anyjepa.reports.recommendation_lists import recommended
 
 Rows = Sequence[dict[str, Any]]
 Curves = tuple[tuple[str, tuple[tuple[str, str], ...]], ...]  # title, and (name, key of the log) of each line
@@ -74,7 +75,7 @@ def _score(row: dict[str, Any]) -> Score:
         gain=None if gain is None else (gain[0], gain[1], gain[2]),
         samples=_samples(row),
         further=further,
-        picture=by_class(row),
+        picture=by_class(row) or recommended(row),
     )
 
 

@@ -23,7 +23,7 @@ from anyjepa.engine.train import Settings, train
 from anyjepa.recipes import recipes
 
 PROGRAM = Path(__file__).with_name("two_processes.py")
-STEPS, BATCH = 20, 8
+STEPS, MANY, BATCH = 5, 20, 8
 CUT = ("i-jepa", "lejepa", "s-jepa")
 
 
@@ -44,10 +44,10 @@ def without_dropout(kind):
     return {**rates, "batch_size": BATCH}
 
 
-def asked_of(folder, name, sharded):
-    """What two processes are to train of a recipe: 20 steps in double precision."""
-    kind, settings = recipes()[name], {"steps": STEPS, "precision": "64-true", "seed": 3}
-    settings = {**settings, "checkpoint_every": STEPS, "sharded": sharded}
+def asked_of(folder, name, sharded, steps=STEPS):
+    """What two processes are to train of a recipe, in double precision."""
+    kind, settings = recipes()[name], {"steps": steps, "precision": "64-true", "seed": 3}
+    settings = {**settings, "checkpoint_every": steps, "sharded": sharded}
     out = str(folder / f"{'cut' if sharded else 'two'}-{name}")
     fields = without_dropout(kind)
     return {
@@ -70,7 +70,18 @@ def folder(tmp_path_factory, worker_id):
 
 @pytest.mark.parametrize("name", sorted(recipes()))
 def test_two_processes_learn_what_one_learns(folder, name):
-    asked = asked_of(folder, name, False)
+    two_learn_as_one(folder, name, STEPS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(recipes()))
+def test_two_processes_learn_what_one_learns_in_twenty_steps(tmp_path, name):
+    together([asked_of(tmp_path, name, False, MANY)], tmp_path)
+    two_learn_as_one(tmp_path, name, MANY)
+
+
+def two_learn_as_one(folder, name, steps):
+    asked = asked_of(folder, name, False, steps)
     settings = Settings(quiet=True, workers=0, device="cpu", **asked["settings"])
     train(name, asked["data"], folder / name, settings=settings, **asked["fields"])
     one, two = tensors_of(folder / name), tensors_of(folder / f"two-{name}")
@@ -111,12 +122,12 @@ def test_a_run_of_two_processes_goes_on_with_one(folder, tmp_path, sharded, capf
     whole = folder / "two-i-jepa"
     asked["settings"] = {
         **asked["settings"],
-        "checkpoint_every": 8,
+        "checkpoint_every": 2,
         "keep_checkpoints": 0,
     }
     together([{**asked, "out": str(tmp_path / "run")}], tmp_path)
     last, middle, first = checkpoints(tmp_path / "run" / "checkpoints")
-    assert first.name == "step-000000008"
+    assert first.name == "step-000000002"
     assert len(list(first.glob("*.safetensors"))) == (2 if sharded else 1)
     shutil.rmtree(last)
     written = min(middle.glob("*.safetensors"))
