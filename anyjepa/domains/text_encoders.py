@@ -40,7 +40,7 @@ FEATURES = 3 + PIECES  # numbers of a word: itself twice, with the word before, 
 SHARES = (0.7, 0.7, 0.6, *[0.3] * PIECES)  # of each in the word's vector
 PLACES = 0.3  # share of the word's place in the sentence
 TABLE_SEED = 20250309  # of the vectors: the same in every run
-DAMAGE = (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, ImportError)
+DAMAGE = (OSError, ValueError, LookupError, TypeError, RuntimeError, AttributeError, ImportError)
 
 TextReader = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
 """Sentences to what the encoder reads, (n, length, ...) int64, and (n, length) bool, False where it pads."""
