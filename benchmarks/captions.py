@@ -41,10 +41,10 @@ PROBED = 2000  # samples of a side that the labels are probed on
 
 
 @torch.inference_mode()
-def one_sided(run: Run, data: str | None) -> dict[str, float]:
+def one_sided(run: Run, data: str | None, labels: str | None) -> dict[str, float]:
     """Linear accuracy of the labels from the pair, from the image with its words hidden, from words alone."""
     found: dict[str, list[Any]] = {}
-    for samples in (run.open(data), run.open(data, split="test")):
+    for samples in (run.open(data, labels), run.open(data, labels, "test")):
         parts: dict[str, list[torch.Tensor]] = {"pair": [], "image": [], "text": [], "label": []}
         known = [row for row in range(min(len(samples), PROBED)) if samples.labels[row] >= 0]
         for rows, batch in run.batches(samples, torch.tensor(known).numpy()):
@@ -121,8 +121,8 @@ def measured(options: argparse.Namespace, fields: dict[str, Any], name: str, see
         row[figure] = kinds["trained"]
         row |= {f"{figure}_{kind}": kinds[kind] for kind in ("untrained", "raw")}
     row |= of_targets(run, options.data)
-    if not options.no_probes and sides[0].samples.labels is not None:
-        row |= one_sided(run, options.data)
+    if not options.no_probes and run.open(options.data, options.labels).labels is not None:
+        row |= one_sided(run, options.data, options.labels)
     return row
 
 
@@ -132,6 +132,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", help="images with captions; else the simulated scenes")
+    parser.add_argument("--labels", help="column or file of labels; of the simulated scenes their feeling")
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=["context", "twin"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--preset", default="tiny")
@@ -142,7 +143,8 @@ def main() -> None:
     parser.add_argument("--out", default="runs/captions", help="folder for the runs")
     options, rest = parser.parse_known_args()
     fields = parse_words(recipe("ti-jepa"), rest)
-    options.data = options.data or recipe("ti-jepa").example_data
+    if options.data is None:
+        options.data, options.labels = recipe("ti-jepa").example_data, options.labels or "feeling"
     for name in options.settings:
         rows = []
         for seed in options.seeds:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import numpy as np
 
 from anyjepa.core.errors import nearest
 from anyjepa.domains.sources import NoSplit, split_order
 
-__all__ = ["CLASSES", "COLOURS", "PLACES", "SHAPES", "scenes"]
+__all__ = ["COLOURS", "FEELINGS", "PALETTES", "PLACES", "SHAPES", "Scenes", "scenes"]
 
 SIDE = 32  # pixels
 COUNTS = {"train": 2000, "test": 400}
@@ -19,7 +20,9 @@ COLOURS = {
 }  # fmt: skip
 SHAPES = ("circle", "square", "triangle", "cross")
 PLACES = {"top left": (0, 0), "top right": (0, 1), "bottom left": (1, 0), "bottom right": (1, 1)}
-CLASSES = ["negative", "neutral", "positive"]
+PAIRS = [(one, other) for one in range(len(COLOURS)) for other in range(one, len(COLOURS))]
+PALETTES = [f"{list(COLOURS)[one]} and {list(COLOURS)[other]}" for one, other in PAIRS]
+FEELINGS = ["negative", "neutral", "positive"]
 TONES = (
     ("gloomy", "sad", "dull", "dreary"),
     ("plain", "usual", "simple", "common"),
@@ -28,13 +31,29 @@ TONES = (
 GROUNDS = (45, 115, 185)  # grey levels: dark, middle, light
 
 
+class Scenes(NamedTuple):
+    """Simulated scenes.
+
+    Args:
+        images: (n, 32, 32, 3) uint8.
+        captions: three of each.
+        palettes: (n,) int64, which of `PALETTES` the colours of the two shapes are.
+        feelings: (n,) int64, which of `FEELINGS` picture and words together express.
+    """
+
+    images: np.ndarray
+    captions: list[tuple[str, ...]]
+    palettes: np.ndarray
+    feelings: np.ndarray
+
+
 @functools.cache
-def scenes(split: str | None) -> tuple[np.ndarray, list[tuple[str, ...]], np.ndarray]:
-    """Images (n, 32, 32, 3) uint8, three captions of each, and (n,) int64 labels of `CLASSES`.
+def scenes(split: str | None) -> Scenes:
+    """The scenes of a split, always the same ones.
 
     A caption names both shapes, in either order, with colour and place, and the tone of the picture. The
-    label is the feeling of the pair, as data sets of posts define it: that of the picture (a dark, middle or
-    light ground) and of the words (`TONES`), the stronger one where one of them is neutral; the two never
+    feeling of a pair is as data sets of posts define it: that of the picture (a dark, middle or light
+    ground) and of the words (`TONES`), the stronger one where one of them is neutral; the two never
     contradict each other.
 
     Args:
@@ -49,22 +68,24 @@ def scenes(split: str | None) -> tuple[np.ndarray, list[tuple[str, ...]], np.nda
     random = np.random.default_rng([8, list(COUNTS).index(part)])
     count = COUNTS[part]
     images = np.empty((count, SIDE, SIDE, 3), np.uint8)
-    captions, labels = [], np.empty(count, np.int64)
+    captions, palettes, feelings = [], np.empty(count, np.int64), np.empty(count, np.int64)
     places = list(PLACES)
     for row in range(count):
         seen, said = _feelings(random)
-        labels[row] = seen if said == 1 else said
+        feelings[row] = seen if said == 1 else said
         chosen = random.permutation(4)[:2]
         shapes, colours = random.integers(0, len(SHAPES), 2), random.integers(0, len(COLOURS), 2)
+        one, other = sorted(colours.tolist())
+        palettes[row] = PAIRS.index((one, other))
         images[row] = _drawn(seen, chosen, shapes, colours, random)
         things = [
             (list(COLOURS)[colour], SHAPES[shape], places[place])
             for colour, shape, place in zip(colours, shapes, chosen, strict=True)
         ]
         captions.append(_said(things, said, random))
-    images.flags.writeable = False
-    labels.flags.writeable = False
-    return images, captions, labels
+    for table in (images, palettes, feelings):
+        table.flags.writeable = False
+    return Scenes(images, captions, palettes, feelings)
 
 
 def _feelings(random: np.random.Generator) -> tuple[int, int]:

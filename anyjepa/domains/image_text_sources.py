@@ -18,7 +18,7 @@ from anyjepa.domains.image_files import SUFFIXES
 from anyjepa.domains.image_samples import FileStore, HubStore, ImageSamples, ShardStore, Store
 from anyjepa.domains.image_sources import open_images
 from anyjepa.domains.image_text_samples import ImageTextSamples
-from anyjepa.domains.image_text_simulation import CLASSES, scenes
+from anyjepa.domains.image_text_simulation import FEELINGS, PALETTES, scenes
 from anyjepa.domains.image_text_tables import (
     CAPTIONS,
     TABLES,
@@ -63,7 +63,8 @@ def open_image_text(
     with columns of images and texts; ``synthetic-captions``. An array or file of images alone is read as
     samples without text.
 
-    labels: a column of the table, or a file with columns id and label. split: as of the source: a column
+    labels: a column of the table, or a file with columns id and label; of simulated scenes ``palette``, which
+    is the default, or ``feeling``. split: as of the source: a column
     ``split``, folders or files called after it. reading: ``caption_column``, which holds the captions.
 
     Raises UserError where nothing can be read, NoSplit where the split is missing. Single damaged images,
@@ -103,13 +104,21 @@ def open_image_text(
 
 
 def _simulated(labels: str | None, split: str | None) -> ImageTextSamples:
-    images, captions, found = scenes(split)
-    classes: list[str] | None = CLASSES
-    if labels is not None:
-        found, classes = labels_from_file(labels, [str(row) for row in range(len(images))])
-    made = ImageSamples(SYNTHETIC, ArrayStore(images), "scenes", found, classes)
-    texts = {str(row): said for row, said in enumerate(captions)}
-    return ImageTextSamples(made, texts, "simulated scenes")
+    made = scenes(split)
+    known = {"palette": (made.palettes, PALETTES), "feeling": (made.feelings, FEELINGS)}
+    found: np.ndarray
+    classes: list[str] | None
+    if labels is None or labels in known:
+        found, classes = known[labels or "palette"]
+    elif os.path.isfile(labels):
+        found, classes = labels_from_file(labels, [str(row) for row in range(len(made.images))])
+    else:
+        raise UserError(
+            f"{SYNTHETIC} has labels palette and feeling, not '{labels}'.{nearest(labels, known)}"
+        )
+    images = ImageSamples(SYNTHETIC, ArrayStore(made.images), "scenes", found, classes)
+    texts = {str(row): said for row, said in enumerate(made.captions)}
+    return ImageTextSamples(images, texts, "simulated scenes")
 
 
 def _from_folder(

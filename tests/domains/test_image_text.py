@@ -11,7 +11,7 @@ from PIL import Image
 from anyjepa.core.errors import UserError
 from anyjepa.domains import domains
 from anyjepa.domains.image_text_samples import on_white, record
-from anyjepa.domains.image_text_simulation import CLASSES, GROUNDS, TONES, scenes
+from anyjepa.domains.image_text_simulation import FEELINGS, GROUNDS, PALETTES, TONES, scenes
 from anyjepa.domains.image_text_tables import captions_in, split_of_file
 from anyjepa.domains.sources import NoSplit
 from anyjepa.recipes import recipe
@@ -246,7 +246,7 @@ def test_transparent_images_lie_on_white():
 
 
 def test_simulated_scenes_are_what_is_said_of_them():
-    images, captions, labels = scenes("test")
+    images, captions, palettes, labels = scenes("test")
     assert images.shape == (400, 32, 32, 3)
     assert np.bincount(labels).min() > 100
     assert scenes("val")[1] == captions
@@ -263,7 +263,14 @@ def test_simulated_scenes_are_what_is_said_of_them():
         told = tones[words[0]]
         assert abs(seen - told) < 2, "they never contradict each other"
         assert label == (seen if told == 1 else told)
-    assert len(CLASSES) == 3
+    for said, palette in zip(captions, palettes, strict=True):
+        named = set(said[0].split()) & set(" ".join(PALETTES).split()) - {"and"}
+        assert named == set(PALETTES[palette].split()) - {"and"}
+    assert len(PALETTES) == 21
+    assert pairs.open("synthetic-captions", "feeling").classes == FEELINGS
+    assert pairs.open("synthetic-captions").classes == PALETTES
+    with pytest.raises(UserError, match="labels palette and feeling, not 'mood'"):
+        pairs.open("synthetic-captions", "mood")
     with pytest.raises(NoSplit):
         scenes("holdout")
 
@@ -285,7 +292,7 @@ def test_facts_raw_input_and_words():
 
 
 def test_words_and_pixels_alone_are_scored_beside():
-    samples = pairs.open("synthetic-captions", split="test")
+    samples = pairs.open("synthetic-captions", "feeling", "test")
     kind, facts = recipe("ti-jepa").preset("tiny"), pairs.measure(samples)
     sides = [kind.present([samples.read(row) for row in rows]) for rows in (range(200), range(200, 400))]
     found = pairs.baselines(sides[0], torch.from_numpy(samples.labels[:200].copy()), sides[1], facts)
