@@ -58,8 +58,8 @@ class TiJepa(Recipe):
     The embedding of a pair is the mean of the fused tokens; where labels come with it, ``--probe linear`` is
     the head for sentiment that the paper scores, beside which stand words alone and pixels alone. What does
     not help to tell hidden patches is not kept: after ``tiny``, the tone of the words in the simulated scenes
-    (``--labels feeling``) is harder to read than before. Of several captions one is drawn a step, and the first is
-    embedded.
+    (``--labels feeling``) is harder to read than before. Of several captions one is drawn a step, and the
+    first is embedded.
 
     ``anyjepa train ti-jepa --data photos/captions.csv --init runs/photos --out runs/pairs --preset tiny``
     """
