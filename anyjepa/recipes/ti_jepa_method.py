@@ -88,7 +88,7 @@ class TextStack(nn.Module):
     ) -> Float[Tensor, "batch tokens width"]:
         """Tokens that have read the words."""
         values, present = words
-        text = torch.cat([self.null.expand(len(values), -1, -1), self.project(values)], dim=1)
+        text = torch.cat([self.null.expand(values.shape[0], -1, -1), self.project(values)], dim=1)
         present = functional.pad(present, (1, 0), value=True)
         for block in self.blocks:
             x = block(x, text, present)
