@@ -14,7 +14,7 @@ import pytest
 import torch
 from filelock import FileLock
 from safetensors.torch import load_file
-from small import FIELDS, tensors_of
+from small import FIELDS, KINDS, tensors_of
 
 from anyjepa.engine.checkpoint import checkpoints
 from anyjepa.engine.files import read_lines
@@ -57,18 +57,18 @@ def asked_of(folder, name, sharded, steps=STEPS):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, worker_id):
-    """Where every recipe was trained by two processes, three of them also cut; once for all that test."""
+    """Where each kind of recipe was trained by two processes, three also cut; once for all that test."""
     own = tmp_path_factory.getbasetemp()
     folder = (own if worker_id == "master" else own.parent) / "processes"
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
             folder.mkdir()
-            whole = [asked_of(folder, name, False) for name in recipes()]
+            whole = [asked_of(folder, name, False) for name in KINDS]
             together(whole + [asked_of(folder, name, True) for name in CUT], folder)
     return folder
 
 
-@pytest.mark.parametrize("name", sorted(recipes()))
+@pytest.mark.parametrize("name", KINDS)
 def test_two_processes_learn_what_one_learns(folder, name):
     two_learn_as_one(folder, name, STEPS)
 
@@ -111,8 +111,8 @@ def test_weights_cut_over_processes_learn_the_same(folder):
 @pytest.mark.slow
 def test_weights_cut_over_processes_learn_the_same_in_every_recipe(folder, tmp_path):
     rest = sorted(set(recipes()) - set(CUT))
-    together([asked_of(folder, name, True) for name in rest], tmp_path)
-    same_weights_when_cut(folder, rest)
+    together([asked_of(tmp_path, name, cut) for name in rest for cut in (False, True)], tmp_path)
+    same_weights_when_cut(tmp_path, rest)
 
 
 @pytest.mark.parametrize("sharded", [False, pytest.param(True, marks=pytest.mark.slow)])
@@ -165,7 +165,7 @@ def test_a_signal_to_one_process_stops_both_after_the_same_step(tmp_path):
 @pytest.mark.parametrize(
     ("blow", "workers", "step", "to"),
     [
-        (signal.SIGTERM, 1, 4, "torchrun"),
+        pytest.param(signal.SIGTERM, 1, 4, "torchrun", marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, 0, 4, "all", marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, 0, 4, "hanging", marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, 0, 0, "all", marks=pytest.mark.slow),

@@ -136,6 +136,7 @@ def test_another_recipe_has_no_queries(tmp_path):
         anyjepa.evaluate(tmp_path / "run", probe="recommendation")
 
 
+@pytest.mark.slow
 def test_popularity_on_movielens(data_folder, tmp_path):
     """The figure of the data's README is 0.086."""
     source = str(data_folder("recsys_ml100k"))
