@@ -28,7 +28,8 @@ from anyjepa.evaluation.sides import both_sides
 from anyjepa.recipes import recipe
 from anyjepa.recipes.fields import parse_words
 from anyjepa.recipes.ti_jepa import learned
-from anyjepa.recipes.ti_jepa_method import TextImage
+from anyjepa.recipes.ti_jepa_method import PairEncoder, TextImage
+from anyjepa.recipes.ti_jepa_twin import TwoTowers
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "context": {"text_in": "context"},
@@ -44,12 +45,15 @@ PROBED = 2000  # samples of a side that the labels are probed on
 def one_sided(run: Run, data: str | None, labels: str | None) -> dict[str, float]:
     """Linear accuracy of the labels from the pair, from the image with its words hidden, from words alone."""
     found: dict[str, list[Any]] = {}
+    encoder = run.method.backbone
+    assert isinstance(encoder, PairEncoder | TwoTowers)
     for samples in (run.open(data, labels), run.open(data, labels, "test")):
+        assert samples.labels is not None
         parts: dict[str, list[torch.Tensor]] = {"pair": [], "image": [], "text": [], "label": []}
         known = [row for row in range(min(len(samples), PROBED)) if samples.labels[row] >= 0]
         for rows, batch in run.batches(samples, torch.tensor(known).numpy()):
             silent = {**batch, "said": torch.zeros_like(batch["said"])}
-            words, said = run.method.encoder.text.encoder(batch["ids"], batch["said"]), batch["said"]
+            words, said = encoder.text.encoder(batch["ids"], batch["said"]), batch["said"]
             count = said.sum(1, keepdim=True).clamp(min=1)
             parts["pair"].append(run.method.embed(batch).float())
             parts["image"].append(run.method.embed(silent).float())

@@ -59,5 +59,5 @@ def captioned(run: Run, samples: Samples, indices: np.ndarray, gain: float) -> C
             for found in (best[row], worst[row])
         ]
         place = int((energies[row] < energies[row, row]).sum()) + 1
-        rows.append(CaptionedImage(picture(pixels, texts[row], texts[row]), *ends, place))
+        rows.append(CaptionedImage(picture(pixels, texts[row], texts[row]), ends[0], ends[1], place))
     return Captioned(rows, len(texts))
