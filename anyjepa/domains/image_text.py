@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from anyjepa.core.errors import BadSample, UserError
 from anyjepa.domains.image_text_samples import ImageTextSamples, record
 from anyjepa.domains.image_text_sources import SYNTHETIC, open_image_text
 from anyjepa.domains.image_text_tables import TABLES
@@ -46,7 +47,16 @@ class ImageText(Images):
         Raises UserError too where a run reads images of another number of channels.
         """
         samples = open_image_text(source, labels, split, reading)
-        self.agreed(_Pictures(samples), {"channels": (reading or {}).get("channels")})  # pyright: ignore[reportArgumentType]
+        wanted = (reading or {}).get("channels")
+        try:
+            channels = samples.image(0).shape[2] if wanted is not None else None
+        except BadSample:
+            return samples
+        if channels != wanted:
+            raise UserError(
+                f"{samples.source} has images of {channels} channels and this run reads {wanted}: give it "
+                "others, or convert them."
+            )
         return samples
 
     @property
@@ -56,7 +66,7 @@ class ImageText(Images):
 
     def measure(self, samples: ImageTextSamples, seed: int = 0) -> dict:  # pyright: ignore[reportIncompatibleMethodOverride]
         """As of images; and ``captions``, a sample's on average, and ``words``, the median of a caption."""
-        facts = super().measure(_Pictures(samples), seed)  # pyright: ignore[reportArgumentType]
+        facts = super().measure(_Pictures(samples), seed)
         said = [samples.captions(place) for place in range(min(len(samples), MEASURED))]
         words = [len(caption.split()) for captions in said for caption in captions]
         return facts | {
@@ -109,7 +119,8 @@ class _Pictures:
     """The images alone of such samples, for what is measured of images."""
 
     def __init__(self, samples: ImageTextSamples) -> None:
-        self.samples, self.source = samples, samples.source
+        self.samples, self.source, self.description = samples, samples.source, samples.description
+        self.labels, self.classes, self.groups, self.problems = None, None, None, samples.problems
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -117,3 +128,11 @@ class _Pictures:
     def read(self, index: int | np.integer) -> np.ndarray:
         """(height, width, channels)."""
         return self.samples.image(index)
+
+    def identity(self, index: int | np.integer) -> str:
+        """Of the image."""
+        return self.samples.identity(index)
+
+    def fingerprint(self) -> str:
+        """Of images and captions."""
+        return self.samples.fingerprint()
