@@ -13,6 +13,7 @@ import numpy as np
 
 from anyjepa.core.health import Gram, Shape, collapse, rankme
 from anyjepa.evaluation.inspection import MEANINGS
+from anyjepa.recipes import recipe
 from anyjepa.reports.charts import Chart, Series, line_chart, score_text, short
 from anyjepa.reports.class_charts import by_class
 from anyjepa.reports.page import Figure, Health, Score, Table, Verdict
@@ -225,7 +226,8 @@ def commands(path: Path, config: dict[str, Any], measured: Sequence[Score]) -> l
     """What to type next, ready for a shell."""
     folder, source = shlex.quote(str(path)), config["data"].get("source")
     data = shlex.quote(str(source)) if source else "DATA"
-    probe = "knn" if measured else "linear"
+    own = recipe(config["recipe"]).downstream
+    probe = own[0] if own else "knn" if measured else "linear"
     typed = [
         ("Its health in numbers", f"anyjepa inspect {folder}" + ("" if source else " --data DATA")),
         ("A score on labelled data", f"anyjepa evaluate {folder} --data {data} --probe {probe}"),
