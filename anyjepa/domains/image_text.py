@@ -120,7 +120,10 @@ class _Pictures:
 
     def __init__(self, samples: ImageTextSamples) -> None:
         self.samples, self.source, self.description = samples, samples.source, samples.description
-        self.labels, self.classes, self.groups, self.problems = None, None, None, samples.problems
+        self.labels: np.ndarray | None = None
+        self.classes: list[str] | None = None
+        self.groups: np.ndarray | None = None
+        self.problems = samples.problems
 
     def __len__(self) -> int:
         return len(self.samples)
