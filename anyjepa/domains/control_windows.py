@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -54,6 +54,7 @@ class Episode:
     task: int | np.ndarray = 0
 
 
+@runtime_checkable
 class Pictures(Protocol):
     """Where the pictures of episodes lie. Can be pickled."""
 

@@ -86,7 +86,7 @@ class ActJepa(Recipe):
     camera_name: str = ""  # of the camera; empty for the first, none for no pictures
     decode_side: int = 0  # shorter side that pictures of videos are scaled down to as decoded; 0 for none
     image_size: tuple[int, int] = (96, 96)  # height and width in pixels that pictures are resized to
-    backbone: str = "resnet18"  # of pictures: a convolutional network of transformers, or timm:NAME
+    backbone: str = "resnet-18"  # of pictures: a convolutional network of transformers, or timm:NAME
     normalise: Literal["mean-std", "range", "none"] = "mean-std"  # of states and actions, number by number
     tasks: int = 50  # embeddings of tasks
     width: int = 512  # of the encoder's tokens
