@@ -250,7 +250,7 @@ class ActionChunks(Method):
         shuffle: bool = False,
     ) -> None:
         super().__init__()
-        self.policy, self.predictor = policy, predictor
+        self.control, self.predictor = policy, predictor
         self.target = EmaTeacher(policy.encoder.steps, *momentum)
         self.action_weight, self.reduction, self.mask_keys = action_weight, reduction, mask_keys
         self.freeze, self.shuffle = freeze, shuffle
@@ -263,21 +263,26 @@ class ActionChunks(Method):
             predictor.requires_grad_(False)
 
     @property
+    def policy(self) -> Policy:
+        """Context encoder and action decoder."""
+        return self.control
+
+    @property
     def encoder(self) -> ContextEncoder:
         """Of what is seen now."""
-        return self.policy.encoder
+        return self.control.encoder
 
     @property
     def backbone(self) -> nn.Module:
         """The context encoder."""
-        return self.policy.encoder
+        return self.control.encoder
 
     def train(self, mode: bool = True) -> ActionChunks:
         """The teacher never drops anything, nor does an encoder that is frozen."""
         super().train(mode)
         self.target.eval()
         if self.freeze:
-            self.policy.encoder.eval()
+            self.control.encoder.eval()
         return self
 
     def losses(self, batch: Batch, context: Context) -> dict[str, Tensor]:
@@ -294,8 +299,8 @@ class ActionChunks(Method):
         loss = seen.new_zeros(())
         if self.action_weight:
             known = valid & batch["acted"].unsqueeze(1)
-            wanted = self.policy.scaling(batch["actions"].masked_fill(~known.unsqueeze(-1), 0).to(seen.dtype))
-            given = self.policy.decoder(seen, asked)
+            wanted = self.control.scaling(batch["actions"].masked_fill(~known.unsqueeze(-1), 0).to(seen.dtype))
+            given = self.control.decoder(seen, asked)
             found["actions"] = absolute_difference(given, wanted, known, self.reduction)
             loss = loss + self.action_weight * found["actions"]
         if self.state_weight:
@@ -321,7 +326,12 @@ class ActionChunks(Method):
 
     def act(self, batch: Batch) -> Float[Tensor, "batch steps action"]:
         """A chunk of actions in the data's own units."""
-        return self.policy(batch)
+        return self.control(batch)
+
+    def observed(self, batch: Batch) -> Batch:
+        """The state (B, S) at the first step, the task, and the picture where there is one."""
+        kept = {name: batch[name] for name in ("task", "image") if name in batch}
+        return {"state": batch["states"][:, 0], **kept}
 
     @torch.no_grad()
     def imagined(self, batch: Batch) -> dict[str, Batch]:
@@ -343,8 +353,8 @@ class ActionChunks(Method):
         sums, count = torch.zeros(2, dtype=torch.float64), 0
         for batch in batches:
             known = ~batch["padded"] & batch["acted"].unsqueeze(1)
-            wanted = self.policy.scaling(batch["actions"].float())[known]
-            given = self.policy.scaling(self.act(batch).float())[known]
+            wanted = self.control.scaling(batch["actions"].float())[known]
+            given = self.control.scaling(self.act(batch).float())[known]
             sums += torch.stack([(given - wanted).abs().sum(), wanted.abs().sum()]).double().cpu()
             count += wanted.numel()
         if not count:
