@@ -27,7 +27,7 @@ class Scaling(nn.Module):
     """Numbers less an offset over a scale, each its own; stored with the weights.
 
     Args:
-        offset, scale: of each number, in the data's own units; a scale of 0 leaves the number's unit.
+        offset, scale: of each number, in the data's own units; a scale of next to 0 leaves the unit.
     """
 
     offset: Tensor
@@ -35,9 +35,11 @@ class Scaling(nn.Module):
 
     def __init__(self, offset: Iterable[float], scale: Iterable[float]) -> None:
         super().__init__()
-        self.register_buffer("offset", torch.tensor(list(offset), dtype=torch.float32))
-        # a number that never varies carries nothing
-        kept = [value if value > 0 else 1.0 for value in scale]
+        offset = list(offset)
+        self.register_buffer("offset", torch.tensor(offset, dtype=torch.float32))
+        # a number that varies no more than single precision rounds it carries nothing
+        least = [max(1e-7 * abs(value), 1e-30) for value in offset]
+        kept = [value if value > low else 1.0 for value, low in zip(scale, least, strict=True)]
         self.register_buffer("scale", torch.tensor(kept, dtype=torch.float32))
 
     def forward(self, x: Float[Tensor, "*any numbers"]) -> Float[Tensor, "*any numbers"]:
