@@ -201,7 +201,7 @@ class Queries(nn.Module):
     ) -> Float[Tensor, "batch steps out"]:
         """What each query finds; where `asked` is False others do not see it."""
         memory = context if self.read is None else self.read(context)
-        x = self.queries.to(memory.dtype).expand(len(memory), -1, -1)
+        x = self.queries.to(memory.dtype).expand(memory.shape[0], -1, -1)
         for block in self.blocks:
             x = block(x, memory, asked)
         return self.out(self.norm(x))

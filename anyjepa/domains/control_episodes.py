@@ -83,7 +83,9 @@ def open_windows(
     if source == PENDULUM:
         states, actions, given = swinging(split, asked.chunk)
         kind = "episodes of a simulated pendulum that is swung up"
-        episodes = [Episode(str(n), *one) for n, one in enumerate(zip(states, actions, strict=True))]
+        side = "train" if split is None else split
+        pairs = enumerate(zip(states, actions, strict=True))
+        episodes = [Episode(f"{side} {n}", *one) for n, one in pairs]
         found = FoundEpisodes(episodes, kind, None, given.reshape(-1), list(CLASSES), rate=20.0)
     elif source.startswith("synthetic") and not os.path.exists(source):
         raise UserError(f"there is no '{source}'.{nearest(source, [PENDULUM, 'synthetic-reach'])}")
@@ -173,7 +175,9 @@ def _from_archive(source: str, path: Path, split: str | None, asked: Window) -> 
         raise UserError(f"{source} holds other numbers of episodes of states than of actions or pictures.")
     states, videos = apart["states"], apart.get("video")
     actions = apart.get("actions") or [None] * len(states)
-    episodes = [_episode(str(n), *one) for n, one in enumerate(zip(states, actions, strict=True))]
+    # an episode is no other of that number of another split
+    front = f"{ending[1:]} " if ending else ""
+    episodes = [_episode(f"{front}{n}", *one) for n, one in enumerate(zip(states, actions, strict=True))]
     if given is not None and len(given) not in (len(episodes), sum(map(len, states))):
         raise UserError(f"{source} holds {len(episodes)} episodes but {len(given)} labels: make them equal.")
     found = FoundEpisodes(episodes, "episodes in a .npz file", None, given, classes, [], rate)
