@@ -45,7 +45,12 @@ def show_rollouts(result: dict[str, Any]) -> None:
     from rich.table import Table
 
     table = Table("by", "success", "95 %", "reward", box=SIMPLE_HEAD)
-    names = (("", "this run"), ("_untrained", "untrained"), ("_random", "random actions"), ("_expert", "expert"))
+    names = (
+        ("", "this run"),
+        ("_untrained", "untrained"),
+        ("_random", "random actions"),
+        ("_expert", "expert"),
+    )
     for name, words in names:
         if f"success{name}" in result:
             low, high = result[f"success{name}_low"], result[f"success{name}_high"]

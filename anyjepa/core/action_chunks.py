@@ -301,7 +301,9 @@ class ActionChunks(Method):
         loss = seen.new_zeros(())
         if self.action_weight:
             known = valid & batch["acted"].unsqueeze(1)
-            wanted = self.control.scaling(batch["actions"].masked_fill(~known.unsqueeze(-1), 0).to(seen.dtype))
+            wanted = self.control.scaling(
+                batch["actions"].masked_fill(~known.unsqueeze(-1), 0).to(seen.dtype)
+            )
             given = self.control.decoder(seen, asked)
             found["actions"] = absolute_difference(given, wanted, known, self.reduction)
             loss = loss + self.action_weight * found["actions"]

@@ -140,9 +140,7 @@ def lerobot_episodes(root: Path, split: str | None, asked: Window) -> Found:
 class _Reader:
     """Collects episodes, and where their pictures are."""
 
-    def __init__(
-        self, about: _About, state: str, action: str | None, camera: str | None, side: int
-    ) -> None:
+    def __init__(self, about: _About, state: str, action: str | None, camera: str | None, side: int) -> None:
         self.about, self.state, self.action, self.camera, self.side = about, state, action, camera, side
         self.filmed = camera is not None and about.features[camera] == "video"
         self.episodes: list[Episode] = []
@@ -192,7 +190,9 @@ class _Reader:
                 if number not in chosen:
                     continue
                 name, table = f"episode_{number:06d}", about.file(about.data_path, **where)
-                lacks = [one for one in (about.root / table, Path(video[0])) if video[0] and not one.is_file()]
+                lacks = [
+                    one for one in (about.root / table, Path(video[0])) if video[0] and not one.is_file()
+                ]
                 if not (about.root / table).is_file():
                     continue
                 if lacks:
@@ -222,7 +222,9 @@ class _Reader:
             columns.append(self.camera)
         try:
             path = self.about.root / table
-            further = [one for one in ("task_index", "episode_index") if one in parquet.read_schema(path).names]
+            further = [
+                one for one in ("task_index", "episode_index") if one in parquet.read_schema(path).names
+            ]
             return parquet.read_table(path, columns=columns + further)
         except (arrow.ArrowException, OSError, ValueError, KeyError, MemoryError) as problem:
             return BadSample(table, (str(problem).splitlines() or ["is damaged"])[0])

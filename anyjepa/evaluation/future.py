@@ -85,7 +85,10 @@ def future_states(
             raise UserError(f"{one.path} is no run of act-jepa.")
         # all are asked for the same numbers in the same units
         scaling = opened.method.encoder.steps.scaling
-        sides = [_described(one, method.encoder, scaling, *side) for side in zip((samples, tested), rows, strict=True)]
+        sides = [
+            _described(one, method.encoder, scaling, *side)
+            for side in zip((samples, tested), rows, strict=True)
+        ]
         predicted = _probe(*sides[0], sides[1][0], probing, seed)
         truth = sides[1]
         rmse, ate = errors_of(predicted, truth[1], truth[2])

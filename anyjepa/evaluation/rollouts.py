@@ -274,10 +274,14 @@ def _episodes(
 def _page(shown: _Shown, task: Task, result: dict[str, Any]) -> str:
     """The first episode: a film strip, and the actions that were planned and carried out."""
     steps, numbers = shown.executed.shape
-    panels = [(f"state {n + 1}", {"states": shown.states[:, n]}) for n in range(min(4, shown.states.shape[1]))]
+    panels = [
+        (f"state {n + 1}", {"states": shown.states[:, n]}) for n in range(min(4, shown.states.shape[1]))
+    ]
     for n in range(min(4, numbers)):
         plan = np.full(steps, np.nan)
-        for begun, chunk in shown.planned[:: max(1, result["execute"] if result["ensemble"] is not None else 1)]:
+        for begun, chunk in shown.planned[
+            :: max(1, result["execute"] if result["ensemble"] is not None else 1)
+        ]:
             end = min(steps, begun + len(chunk))
             plan[begun:end] = chunk[: end - begun, n]
         lines = {"executed": shown.executed[:, n], "predicted": plan}

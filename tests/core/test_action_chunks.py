@@ -155,7 +155,9 @@ def test_unknown_actions_train_states_alone():
     assert torch.equal(found["loss"], found["states"])
     half = {**batch, "acted": torch.tensor([True, False, True, False])}
     kept = {name: value[[0, 2]] for name, value in batch.items()}
-    assert torch.allclose(method.losses(half, context())["actions"], method.losses(kept, context())["actions"])
+    assert torch.allclose(
+        method.losses(half, context())["actions"], method.losses(kept, context())["actions"]
+    )
 
 
 def test_the_value_of_the_loss():
@@ -172,7 +174,9 @@ def test_the_value_of_the_loss():
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(st.floats(-1e3, 1e3), st.floats(0, 1e3)), min_size=1, max_size=4), st.integers(0, 99))
+@given(
+    st.lists(st.tuples(st.floats(-1e3, 1e3), st.floats(0, 1e3)), min_size=1, max_size=4), st.integers(0, 99)
+)
 def test_scaling_is_undone(pairs, seed):
     offset, scale = zip(*pairs, strict=True)
     scaling = Scaling(offset, scale)
@@ -183,7 +187,11 @@ def test_scaling_is_undone(pairs, seed):
 
 @pytest.mark.parametrize(
     ("kind", "state", "scaled"),
-    [("mean-std", [3.0, -1.0], [1.0, 2.0]), ("range", [5.0, -3.0], [1.0, -1.0]), ("none", [5.0, 7.0], [5.0, 7.0])],
+    [
+        ("mean-std", [3.0, -1.0], [1.0, 2.0]),
+        ("range", [5.0, -3.0], [1.0, -1.0]),
+        ("none", [5.0, 7.0], [5.0, 7.0]),
+    ],
 )
 def test_numbers_are_scaled_as_asked_and_actions_come_in_their_own_units(kind, state, scaled):
     method = method_of(normalise=kind).eval()
@@ -200,6 +208,8 @@ def test_numbers_are_scaled_as_asked_and_actions_come_in_their_own_units(kind, s
 def test_shuffled_targets_are_another_samples():
     plain, shuffled = method_of(), method_of(shuffle_targets=True)
     batch = batch_of()
-    assert not torch.equal(plain.losses(batch, context())["states"], shuffled.losses(batch, context())["states"])
+    assert not torch.equal(
+        plain.losses(batch, context())["states"], shuffled.losses(batch, context())["states"]
+    )
     same = {name: value[[2, 2, 2, 2]] for name, value in batch.items()}
     assert torch.equal(plain.losses(same, context())["states"], shuffled.losses(same, context())["states"])

@@ -135,7 +135,9 @@ def lerobot(root, version, episodes, seed=0, damaged=()):
             {"episode_index": n, "length": len(one), "data/chunk_index": 0, "data/file_index": int(n > 1)}
             for n, one in enumerate(tables)
         ]
-        pq.write_table(pa.Table.from_pylist(said), root / "meta" / "episodes" / "chunk-000" / "file-000.parquet")
+        pq.write_table(
+            pa.Table.from_pylist(said), root / "meta" / "episodes" / "chunk-000" / "file-000.parquet"
+        )
     return root
 
 
@@ -265,9 +267,11 @@ def test_a_damaged_table_is_survived(tmp_path, examples):
 
 def test_real_robots(data_folder):
     kind = recipe("act-jepa").preset("tiny")
-    samples = CONTROL.open(str(data_folder / "robot_g1_lerobot"), reading=kind.reading())
+    samples = CONTROL.open(str(data_folder("robot_g1_lerobot")), reading=kind.reading())
     assert len(set(samples.groups.tolist())) == 60
     assert samples.read(100)["states"].shape == (16, 26)
     assert not samples.problems
-    hopper = CONTROL.open(str(data_folder / "robot_mujoco_expert" / "hopper_v4_expert.npz"), reading={"chunk": 16})
+    hopper = CONTROL.open(
+        str(data_folder("robot_mujoco_expert") / "hopper_v4_expert.npz"), reading={"chunk": 16}
+    )
     assert (len(hopper), hopper.read(0)["states"].shape) == (2000, (16, 11))

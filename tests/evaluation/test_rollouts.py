@@ -50,7 +50,13 @@ def test_ensembles_weigh_the_oldest_most(run):
 def test_success_is_counted_beside_others(run):
     pytest.importorskip("gymnasium")
     found = rollout(run, episodes=3, steps=110)
-    assert {"success", "success_untrained", "success_random", "success_expert_low", "gain_random"} <= found.keys()
+    assert {
+        "success",
+        "success_untrained",
+        "success_random",
+        "success_expert_low",
+        "gain_random",
+    } <= found.keys()
     assert found["success_expert"] == 1
     assert found["success_random"] == 0
     page = (run.path / "rollout.html").read_text()

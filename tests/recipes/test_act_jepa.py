@@ -6,6 +6,7 @@ import torch
 
 import anyjepa
 from anyjepa.core.errors import UserError
+from anyjepa.core.method import Context
 from anyjepa.domains import domains
 from anyjepa.recipes import recipe
 
@@ -29,10 +30,11 @@ def test_what_cannot_work_is_said(fields, words):
 
 
 def test_more_tasks_than_there_are_embeddings():
-    facts = domains()["control"].measure(domains()["control"].open("synthetic-pendulum")) | {"tasks": 51}
+    samples = domains()["control"].open("synthetic-pendulum")
+    facts = domains()["control"].measure(samples) | {"tasks": 51}
     with pytest.raises(UserError, match="--tasks"):
         KIND.preset("tiny").method(facts)
-    assert KIND.advice(None, facts) == {"tasks": 51}
+    assert KIND.advice(samples, facts) == {"tasks": 51}
 
 
 def test_two_stages_train_a_new_decoder_upon_the_frozen_encoder(tmp_path):
@@ -64,7 +66,9 @@ def test_pictures_come_from_files_and_reach_the_encoder(tmp_path):
     assert batch["image"].shape == (2, 3, 32, 32)
     method = kind.method(facts)
     assert method.tokens(batch).values.shape == (2, 3, 64)
-    method.losses({**batch, "acted": torch.zeros(2, dtype=torch.bool)}, None)["loss"].backward()
+    method.losses({**batch, "acted": torch.zeros(2, dtype=torch.bool)}, Context(1, 2, torch.Generator()))[
+        "loss"
+    ].backward()
     grads = [p.grad for p in method.encoder.trunk.parameters() if p.grad is not None]
     assert any(grad.any() for grad in grads), "the picture is learned from what states follow"
     assert domain.raw(batch, facts).shape == (2, 2 + 1 + 3 * 16 * 16)
