@@ -21,8 +21,8 @@ from anyjepa.domains.control_episodes import PENDULUM, open_windows
 from anyjepa.domains.control_samples import ControlSamples, clip_of
 from anyjepa.domains.control_sources import open_trajectories
 from anyjepa.domains.control_windows import WindowSamples, measured_windows, noisy_windows
-from anyjepa.domains.video_files import VIDEOS
 from anyjepa.domains.sources import NoSplit
+from anyjepa.domains.video_files import VIDEOS
 from anyjepa.domains.video_strips import contact_sheet, film_strip, painted
 
 __all__ = ["Control"]

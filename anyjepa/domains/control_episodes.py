@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -81,7 +82,7 @@ def open_windows(
         return _from_windows(source, asked)
     source = os.fspath(source)
     if source == PENDULUM:
-        states, actions, given = swinging(split, asked.chunk)
+        states, actions, given = swinging(split)
         kind = "episodes of a simulated pendulum that is swung up"
         side = "train" if split is None else split
         pairs = enumerate(zip(states, actions, strict=True))
@@ -195,7 +196,7 @@ def _apart(source: str, what: str, values: np.ndarray, ends: np.ndarray | None) 
     if values.ndim == axes - 1 and ends is not None and ends.ndim == 1 and ends.dtype.kind in "iu":
         bounds = np.concatenate([[0], ends.astype(np.int64)])
         if len(ends) and (np.diff(bounds) > 0).all() and bounds[-1] <= len(values):
-            return [values[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+            return [values[a:b] for a, b in itertools.pairwise(bounds.tolist())]
     raise UserError(
         f"{source} holds {what} of shape {values.shape}: give (episodes, steps, ...), or (all steps, ...) "
         "with episode_ends, which rise to the number of steps."

@@ -10,7 +10,8 @@ __all__ = ["CLASSES", "LENGTH", "TORQUE", "Pendulums", "expert", "swinging"]
 
 GRAVITY, STEP, TORQUE, FASTEST = 10.0, 0.05, 2.0, 8.0  # m/s2, s, Nm, rad/s; mass and length are 1
 LENGTH = 60  # steps of an episode, three seconds
-CLASSES = ["swings", "comes up", "stays up"]
+WAIT = 6  # steps, 0.3 s, that a class lasts
+CLASSES = [f"up in {0.3 * n:.1f} s" for n in range(7)] + ["up later"]
 UPRIGHT = 0.8  # cosine of the angle above which it counts as up
 CATCH = 0.6  # rad from upright, within which the expert stops swinging and holds
 EPISODES = {"train": 200, "test": 60}
@@ -51,14 +52,11 @@ def expert(state: np.ndarray) -> np.ndarray:
     return np.clip(np.where(near, hold, pump), -TORQUE, TORQUE)[:, None].astype(np.float32)
 
 
-def swinging(
-    split: str | None, chunk: int, length: int = LENGTH
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def swinging(split: str | None, length: int = LENGTH) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Episodes in which the expert swings pendulums up, with a little noise, always the same ones.
 
     Returns states (n, length, 3), actions (n, length, 1) float32, and for each frame (n, length) int64 into
-    `CLASSES`: whether within ``chunk`` steps the pendulum still swings, is up by then, or is up all the
-    while. 200 episodes of ``train`` (also None), 60 of ``test``. Raises NoSplit for another split.
+    `CLASSES`: after how many steps of the expert's the pendulum comes up. 200 episodes of ``train`` (also None), 60 of ``test``. Raises NoSplit for another split.
     """
     words = [word.lower() for word in split_order(split)]
     name = next((word for word in words if word in EPISODES), None)
@@ -66,13 +64,15 @@ def swinging(
         raise NoSplit(f"synthetic-pendulum has no split {split!r}, only train and test")
     random, count = np.random.default_rng(0 if name == "train" else 1), EPISODES[name]
     world, states, actions = Pendulums(count, random), [], []
-    for _ in range(length + chunk):
+    for _ in range(length + WAIT * len(CLASSES)):
         states.append(world.state)
         actions.append(expert(states[-1]))
         # what is done is not quite what was meant, so that demonstrations show how to recover
         world.act(actions[-1][:, 0] + random.normal(0, 0.3, count))
     seen, done = np.stack(states, 1), np.stack(actions, 1)
     up = seen[:, :, 0] > UPRIGHT
-    ahead = np.lib.stride_tricks.sliding_window_view(up, chunk, axis=1)[:, :length]
-    labels = np.where(ahead.all(2), 2, np.where(ahead[:, :, -1], 1, 0))
+    wait = np.full(up.shape, WAIT * len(CLASSES))
+    for step in range(up.shape[1] - 1, -1, -1):
+        wait[:, step] = np.where(up[:, step], 0, 1 + wait[:, min(step + 1, up.shape[1] - 1)])
+    labels = np.minimum(-(-wait[:, :length] // WAIT), len(CLASSES) - 1)
     return seen[:, :length], done[:, :length], labels.astype(np.int64)
