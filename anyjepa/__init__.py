@@ -29,6 +29,7 @@ _WHERE = {
     "plan": ("anyjepa.evaluation.planning", "plan"),
     "Planner": ("anyjepa.evaluation.planning", "Planner"),
     "CrossEntropy": ("anyjepa.core.planning", "CrossEntropy"),
+    "flow": ("anyjepa.evaluation.flow", "flow"),
     "FineTuning": ("anyjepa.evaluation.finetuning", "FineTuning"),
     "report": ("anyjepa.reports.gather", "report"),
     "pack": ("anyjepa.engine.packing", "pack"),

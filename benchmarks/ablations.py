@@ -6,6 +6,7 @@ collapses.
 
     python benchmarks/ablations.py --data CIFAR_FOLDER --steps 1500 --width 64 --depth 3 --heads 2
     python benchmarks/ablations.py --recipe ecg-jepa --steps 600
+    python benchmarks/ablations.py --recipe dseq-jepa --preset tiny-photos --data CIFAR_FOLDER
 
 Other flags are fields of the recipe, for all settings.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,20 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "frozen-teacher": {"momentum": (1.0, 1.0)},
         "no-stop-gradient": {"teacher": "collapse"},
         "published-masks": {"published": True},
+    },
+    "dseq-jepa": {
+        "base": {},
+        "i-jepa": {"curriculum": (0.0, 0.0)},  # with a class token that no loss asks for
+        "always-in-order": {"curriculum": (1.0, 1.0)},
+        "order-random": {"order": "random"},
+        "order-inverse": {"order": "inverse"},
+        "order-spatial": {"order": "spatial"},
+        "no-sequence": {"order": "flat"},
+        "rectangles": {"curriculum_of": "regions", "curriculum": (0.0, 0.0)},
+        "rectangles-no-sequence": {"curriculum_of": "regions", "curriculum": (0.0, 0.0), "order": "flat"},
+        "regions-replaced": {"curriculum_of": "regions"},
+        "contextual-saliency": {"saliency": "contextual"},
+        "prefixes": {"encoding": "prefixes"},
     },
     "ecg-jepa": {
         "base": {},
@@ -71,6 +87,8 @@ def one(options: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
             row |= {f"{result['probe']}_{kind}": result[kind] for kind in ("untrained", "raw")}
     metrics = read_lines(out / "metrics.jsonl")
     row["loss"], row["rankme_centred"] = metrics[-1]["loss"], metrics[-1].get("rankme_centred")
+    row["seconds_per_step"] = round(statistics.fmean(m["seconds_per_step"] for m in metrics), 4)
+    row |= {name: round(value, 3) for name, value in metrics[-1].items() if name.startswith("with_")}
     row["warnings"] = [f"step {m['step']}: {m['warning']}" for m in metrics if "warning" in m]
     return row
 

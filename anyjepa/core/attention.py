@@ -49,13 +49,14 @@ class Attention(nn.Module):
         last: int | None = None,
         angles: Float[Tensor, "shared tokens angles"] | None = None,
         present: Bool[Tensor, "batch tokens"] | None = None,
-        allowed: Bool[Tensor, "tokens tokens"] | None = None,
+        allowed: Bool[Tensor, "*each tokens tokens"] | None = None,
         relation: Int[Tensor, "shared tokens tokens"] | None = None,
     ) -> Tensor:
         """Attend over all tokens; answer for the `last` ones only, where given.
 
-        `allowed` says which tokens (second axis) each one (first axis) may look at, all where None;
-        `relation` is the bucket of each token (last axis) as seen from each.
+        `allowed` says which tokens (last axis) each one (the axis before) may look at, all where None: the
+        same in every sample, (tokens, tokens), or each sample's own, (batch, tokens, tokens); `relation` is
+        the bucket of each token (last axis) as seen from each.
         """
         if last is None:
             queries, keys, values = map(self._split, self.qkv(x).chunk(3, dim=-1))
@@ -72,7 +73,8 @@ class Attention(nn.Module):
             present = self._readable(x, present)
         mask = None if present is None else present[:, None, None, :]
         if allowed is not None:
-            allowed = allowed[-queries.shape[2] :]
+            allowed = allowed[..., -queries.shape[2] :, :]
+            allowed = allowed.unsqueeze(1) if allowed.dim() == 3 else allowed
             mask = allowed if mask is None else mask & allowed
         if self.relative is not None and relation is not None:
             added = self.relative(queries, relation[:, -queries.shape[2] :])

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
@@ -46,6 +46,12 @@ class Method(nn.Module):
 
     draws: bool = True
     """Whether a step draws anything at random, beside its batch."""
+
+    imagining: str = ""
+    """What the report says of what `imagined` shows; empty for what it says of clips that are foretold."""
+
+    views_agree: bool = True
+    """Whether the views of `augmented` are asked to agree, not one to be predicted from those before it."""
 
     @property
     def backbone(self) -> nn.Module:
@@ -112,6 +118,19 @@ class Method(nn.Module):
         """What came and what was expected to come, by name, each a batch that its domain can draw.
 
         For methods that predict samples ahead.
+        """
+        raise NotImplementedError
+
+    def ranked(self, batch: Batch) -> tuple[Int[Tensor, "batch tokens"], Float[Tensor, "batch tokens"]]:
+        """The order in which tokens of whole samples are predicted, 0 first, and their saliency in 0..1.
+
+        For methods that predict regions one after the other; reports number them.
+        """
+        raise NotImplementedError
+
+    def exemplars(self, batch: Batch) -> tuple[Tensor, Batch, Tensor] | None:
+        """Scores (parts, clusters) of parts of the samples, these as a batch that its domain can draw, and
+        the sample that each is of; None where there is no clustering. For methods that cluster.
         """
         raise NotImplementedError
 
@@ -183,8 +202,11 @@ class MaskedJepa(Method):
 
     def losses(self, batch: Batch, context: Context) -> dict[str, Tensor]:
         """``loss``; ``relaxed``: share of samples whose context overlaps a target; ``embedding``."""
+        return self.compared(self.target(self.encoder, batch), batch, context)
+
+    def compared(self, whole: Tokens, batch: Batch, context: Context) -> dict[str, Tensor]:
+        """What `losses` gives, where the target's tokens of the whole samples are known already."""
         masks = self.masks(batch, context)
-        whole: Tokens = self.target(self.encoder, batch)
         goal = take(whole.values, masks.targets.flatten(1)).unflatten(1, masks.targets.shape[1:])
         goal = single_at_least(goal)
         if self.normalise_targets:

@@ -40,3 +40,11 @@ OBJECTIVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "l2": l2,
     "cosine": cosine,
 }
+
+DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "smooth-l1": lambda p, g: functional.smooth_l1_loss(p, g, reduction="none").mean(-1),
+    "l1": lambda p, g: (p - g).abs().mean(-1),
+    "l2": lambda p, g: (p - g).square().mean(-1),
+    "cosine": lambda p, g: 1 - functional.cosine_similarity(p, g, dim=-1),
+}
+"""The same of each token, (..., width) to (...), for means that weigh tokens differently."""

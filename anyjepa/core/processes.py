@@ -51,6 +51,16 @@ def share_of_all(total: Tensor) -> Tensor:
     return shared.to(total.dtype if total.is_floating_point() else torch.float32) / processes
 
 
+def of_all(x: Float[Tensor, "samples ..."]) -> Float[Tensor, "all ..."]:
+    """The rows of every process, all having as many, in the order of the batch; without a gradient."""
+    _, processes = process()
+    if processes == 1:
+        return x.detach()
+    parts = [torch.empty_like(x) for _ in range(processes)]
+    distributed.all_gather(parts, x.detach().contiguous())
+    return torch.cat(parts)
+
+
 class SharedBatchNorm(_BatchNorm):
     """Batch normalisation by the statistics of all processes' samples; torch's own wants a GPU."""
 

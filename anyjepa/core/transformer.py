@@ -126,7 +126,7 @@ class Block(nn.Module):
         last: int | None = None,
         angles: Float[Tensor, "shared tokens angles"] | None = None,
         present: Bool[Tensor, "batch tokens"] | None = None,
-        allowed: Bool[Tensor, "tokens tokens"] | None = None,
+        allowed: Bool[Tensor, "*each tokens tokens"] | None = None,
         relation: Int[Tensor, "shared tokens tokens"] | None = None,
     ) -> Tensor:
         """(batch, tokens or `last`, width). What earlier tokens would become is not computed with `last`."""
@@ -192,36 +192,68 @@ class Encoder(nn.Module):
         self.blocks = _blocks(width, heads, depth, expansion, drop_path, options)
         self.norm = norm_of(width, options.get("bias", True), options.get("root_mean_square", False))
 
-    def forward(self, batch: dict[str, Tensor], keep: Tensor | None = None) -> Tokens:
+    def forward(
+        self,
+        batch: dict[str, Tensor],
+        keep: Tensor | None = None,
+        allowed: Bool[Tensor, "*each all all"] | None = None,
+    ) -> Tokens:
         """Tokens of the batch after the last norm, without the registers.
 
         Args:
             batch: what the tokenizer reads.
             keep: (B, K) int64 indices of the tokens to compute; all where None. A kept token has the
                 position that it has in the whole sample.
+            allowed: which of the registers and tokens (last axis) each of them may look at, as of
+                `Attention`; all where None.
         """
-        return self.read(batch, keep)[0]
+        return self.read(batch, keep, allowed)[0]
 
-    def read(self, batch: dict[str, Tensor], keep: Tensor | None = None) -> tuple[Tokens, Tensor]:
+    def read(
+        self,
+        batch: dict[str, Tensor],
+        keep: Tensor | None = None,
+        allowed: Bool[Tensor, "*each all all"] | None = None,
+    ) -> tuple[Tokens, Tensor]:
         """The tokens as of `forward`, and the registers (B, R, D) after the last norm."""
-        return self.encode(self.tokenizer(batch, keep))
+        return self.encode(self.tokenizer(batch, keep), allowed)
 
-    def encode(self, tokens: Tokens) -> tuple[Tokens, Tensor]:
+    def encode(
+        self, tokens: Tokens, allowed: Bool[Tensor, "*each all all"] | None = None
+    ) -> tuple[Tokens, Tensor]:
         """The same of tokens that were made already.
 
         On a CPU that need not keep them for a gradient, samples go through in pieces, so that what is between
         two layers is small: in use, though not inside a training step, that is up to 1.25 times as fast.
         """
-        in_pieces = tokens.values.device.type == "cpu" and not torch.is_grad_enabled() and not traced()
-        rows = max(1, CACHED // tokens.values[0].numel())
-        if in_pieces and rows < len(tokens.values):
-            pieces = [self._encoded(piece) for piece in tokens.split(rows)]
-            values, registers = (torch.cat(parts) for parts in zip(*pieces, strict=True))
-        else:
-            values, registers = self._encoded(tokens)
+        values, registers, _ = self._through(tokens, allowed)
         return Tokens(values, tokens.coordinates, tokens.present), registers
 
-    def _encoded(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+    def halfway(
+        self, batch: dict[str, Tensor], depth: int
+    ) -> tuple[Tokens, Float[Tensor, "batch all width"]]:
+        """The tokens as of `forward`, and what the first `depth` blocks make, after the same norm.
+
+        The latter are the registers and then the tokens, (B, R + N, D).
+        """
+        tokens = self.tokenizer(batch, None)
+        values, _, noted = self._through(tokens, None, depth)
+        return Tokens(values, tokens.coordinates, tokens.present), noted
+
+    def _through(
+        self, tokens: Tokens, allowed: Tensor | None, depth: int | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        in_pieces = tokens.values.device.type == "cpu" and not torch.is_grad_enabled() and not traced()
+        rows = max(1, CACHED // tokens.values[0].numel())
+        if in_pieces and allowed is None and rows < len(tokens.values):
+            pieces = [self._encoded(piece, None, depth) for piece in tokens.split(rows)]
+            values, registers, noted = (torch.cat(parts) for parts in zip(*pieces, strict=True))
+            return values, registers, noted
+        return self._encoded(tokens, allowed, depth)
+
+    def _encoded(
+        self, tokens: Tokens, allowed: Tensor | None, depth: int | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         x, coordinates, present = tokens.values, tokens.coordinates, tokens.present
         front = 0 if self.registers is None else self.registers.shape[1]
         added = (
@@ -233,12 +265,15 @@ class Encoder(nn.Module):
             x = torch.cat([self.registers.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
             if present is not None:
                 present = functional.pad(present, (front, 0), value=True)
+        noted = x[:, :0]
         for number, block in enumerate(self.blocks):
             if added is not None and (number == 0 or self.positions_at_every_block):
                 x = x + added
-            x = block(x, angles=angles, present=present, relation=relation)
+            x = block(x, angles=angles, present=present, allowed=allowed, relation=relation)
+            if number + 1 == depth:
+                noted = self.norm(x)
         x = self.norm(x)
-        return x[:, front:], x[:, :front]
+        return x[:, front:], x[:, :front], noted
 
     @staticmethod
     def _ahead(table: Tensor, front: int) -> Tensor:

@@ -19,6 +19,7 @@ from anyjepa.domains.audio_patches import cut_windows
 from anyjepa.domains.audio_samples import AudioSamples
 from anyjepa.domains.audio_sources import open_audio
 from anyjepa.domains.audio_stores import ArraySounds
+from anyjepa.domains.sources import choose
 
 __all__ = ["Audio"]
 
@@ -58,9 +59,7 @@ class Audio(Domain):
         front = {**FRONT_END, **{name: value for name, value in samples.asked.items() if name in FRONT_END}}
         rate = samples.rate
         log_mel = _front_end(rate, front)
-        chosen = np.arange(len(samples))
-        if len(samples) > MEASURED:
-            chosen = np.sort(np.random.default_rng(seed).choice(len(samples), MEASURED, replace=False))
+        chosen = choose(len(samples), MEASURED, seed)
         count, total, square, seconds, level = 0, 0.0, 0.0, [], []
         for index in chosen:
             try:

@@ -21,7 +21,7 @@ from anyjepa.domains.control_episodes import PENDULUM, open_windows
 from anyjepa.domains.control_samples import ControlSamples, clip_of
 from anyjepa.domains.control_sources import open_trajectories
 from anyjepa.domains.control_windows import WindowSamples, measured_windows, noisy_windows
-from anyjepa.domains.sources import NoSplit
+from anyjepa.domains.sources import NoSplit, choose
 from anyjepa.domains.video_files import VIDEOS
 from anyjepa.domains.video_strips import contact_sheet, film_strip, painted
 
@@ -87,9 +87,7 @@ class Control(Domain):
         if isinstance(samples, WindowSamples):
             return measured_windows(samples, seed)
         assert isinstance(samples, ControlSamples)
-        chosen = np.arange(len(samples))
-        if len(samples) > MEASURED:
-            chosen = np.sort(np.random.default_rng(seed).choice(len(samples), MEASURED, replace=False))
+        chosen = choose(len(samples), MEASURED, seed)
         sums: dict[str, list[np.ndarray]] = {}
         counts, shapes, lows, highs, reason, dtype = dict.fromkeys(PARTS, 0), [], [], [], "", ""
         for index in chosen:

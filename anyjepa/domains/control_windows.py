@@ -11,6 +11,7 @@ import numpy as np
 from anyjepa.core.errors import BadSample, UserError
 from anyjepa.domains.fingerprints import digest_of
 from anyjepa.domains.image_files import check_finite
+from anyjepa.domains.sources import choose
 
 __all__ = ["Episode", "Pictures", "Window", "WindowSamples", "measured_windows", "noisy_windows", "window_of"]
 
@@ -232,8 +233,7 @@ def measured_windows(samples: WindowSamples, seed: int) -> dict[str, Any]:
 
 
 def _pictures(samples: WindowSamples, seed: int) -> dict[str, Any]:
-    count = min(SEEN, len(samples))
-    chosen = np.sort(np.random.default_rng(seed).choice(len(samples), count, replace=False))
+    chosen = choose(len(samples), SEEN, seed)
     sums, shapes, reason, dtype = [], [], "", ""
     for index in chosen:
         try:

@@ -19,6 +19,7 @@ from anyjepa.domains.ecg_paper import drawn, painted
 from anyjepa.domains.ecg_records import EDF, FileRecords
 from anyjepa.domains.ecg_samples import EcgSamples
 from anyjepa.domains.ecg_sources import open_ecg
+from anyjepa.domains.sources import choose
 
 __all__ = ["Ecg"]
 
@@ -56,9 +57,7 @@ class Ecg(Domain):
         Raises UserError if all are.
         """
         assert isinstance(samples, EcgSamples)
-        chosen = np.arange(len(samples))
-        if len(samples) > MEASURED:
-            chosen = np.sort(np.random.default_rng(seed).choice(len(samples), MEASURED, replace=False))
+        chosen = choose(len(samples), MEASURED, seed)
         count, sums, squares = (np.zeros(len(samples.leads)) for _ in range(3))
         for index in chosen:
             try:

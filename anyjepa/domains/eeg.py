@@ -20,6 +20,7 @@ from anyjepa.domains.eeg_samples import EegSamples
 from anyjepa.domains.eeg_scalp import Cells, Shading, drawn, film_strip, painted
 from anyjepa.domains.eeg_sources import open_eeg
 from anyjepa.domains.packs import PackedSamples
+from anyjepa.domains.sources import choose
 
 __all__ = ["Eeg"]
 
@@ -52,9 +53,7 @@ class Eeg(Domain):
         Over at most 400 windows drawn with ``seed``; damaged ones are passed over. Raises UserError if all
         are.
         """
-        chosen = np.arange(len(samples))
-        if len(samples) > MEASURED:
-            chosen = np.sort(np.random.default_rng(seed).choice(len(samples), MEASURED, replace=False))
+        chosen = choose(len(samples), MEASURED, seed)
         deviations, counts, montages = [], [], {}
         for index in chosen:
             try:

@@ -19,6 +19,7 @@ from anyjepa.domains.fmri_runs import FileRuns
 from anyjepa.domains.fmri_samples import FmriSamples
 from anyjepa.domains.fmri_sources import FILES, open_fmri
 from anyjepa.domains.fmri_supplied import supplied
+from anyjepa.domains.sources import choose
 
 __all__ = ["Fmri", "table_of"]
 
@@ -58,9 +59,7 @@ class Fmri(Domain):
         are.
         """
         assert isinstance(samples, FmriSamples)
-        chosen = np.arange(len(samples))
-        if len(samples) > MEASURED:
-            chosen = np.sort(np.random.default_rng(seed).choice(len(samples), MEASURED, replace=False))
+        chosen = choose(len(samples), MEASURED, seed)
         regions = len(samples.regions)
         matrix, levels, within = np.zeros((regions, regions)), [], []
         for index in chosen:

@@ -20,6 +20,10 @@ from anyjepa.core.chance import uniform
 
 GREY = (0.2989, 0.587, 0.114)  # red, green and blue in luma (ITU-R BT.601)
 DRAWN = 15  # uniform numbers a view
+PARAMETERS = (
+    "top", "left", "height", "width", "brightness", "contrast", "saturation", "hue", "blur", "mirrored",
+    "grey", "solarised",
+)  # fmt: skip
 LARGEST = {torch.uint8: 255.0, torch.int32: 65535.0}  # whole numbers are 8 bit, or 16 bit carried as int32
 
 
@@ -73,45 +77,100 @@ class Views:
                 are to have again; that of the array where None.
             dtype: to compute in.
         """
-        chance = uniform((images.shape[0], self.count, DRAWN), generator, dtype=dtype).unbind(-1)
+        drawn = uniform((images.shape[0], self.count, DRAWN), generator, dtype=dtype)
+        return self.made(images, drawn, aspects).transpose(0, 1)
+
+    def made(
+        self,
+        images: Num[Tensor, "n channels height width"],
+        drawn: Float[Tensor, "n views drawn"],
+        aspects: Float[Tensor, " n"] | None = None,
+    ) -> Float[Tensor, "n views channels view_height view_width"]:
+        """The same as a function of uniform numbers, in whose dtype it computes; as many views as they say.
+
+        Args:
+            images: of any real dtype, all of one size.
+            drawn: in [0, 1), 15 a view.
+            aspects: width over height that each image had before.
+        """
+        chance = drawn.unbind(-1)
         with torch.autocast(images.device.type, enabled=False):
-            views = _resampled(images.to(dtype), *self._filters(images, aspects, chance), self.size)
+            views = _resampled(images.to(drawn.dtype), *self._filters(images, aspects, chance), self.size)
             if images.shape[1] == 3 and images.dtype in LARGEST:
                 views = self._coloured(views / LARGEST[images.dtype], chance) * LARGEST[images.dtype]
-        return views.transpose(0, 1)
+        return views
 
-    def _filters(
+    def parameters(
+        self,
+        images: Num[Tensor, "n channels height width"],
+        drawn: Float[Tensor, "n views drawn"],
+        aspects: Float[Tensor, " n"] | None = None,
+    ) -> Float[Tensor, "n views 12"]:
+        """What `made` does, in the order of `PARAMETERS`; of images that are not coloured, colours stay.
+
+        The box in shares of the image, factors of brightness, contrast and saturation, turns of hue, the
+        blur's deviation in pixels of the view, and 1 for what is mirrored, grey or solarised.
+        """
+        chance = drawn.unbind(-1)
+        tall, wide = self._sides(images, aspects, chance)
+        box = [(1 - tall) * chance[2], (1 - wide) * chance[3], tall, wide]
+        factors, grey, solarised = self._colours(chance)
+        if images.shape[1] != 3 or images.dtype not in LARGEST:
+            plain = (1.0, 1.0, 1.0, 0.0)
+            factors = [torch.full_like(tall, value) for value in plain]
+            grey = solarised = torch.zeros_like(tall)
+        blur, mirrored = self._sigma(chance), (chance[4] < self.flip).to(tall)
+        return torch.stack([*box, *factors, blur, mirrored, grey.to(tall), solarised.to(tall)], dim=-1)
+
+    def _sides(
         self, images: Tensor, aspects: Tensor | None, chance: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Matrices from the image's rows to the view's, and for columns."""
+        """Height and width of each view's box, in shares of the image."""
         height, width = images.shape[2:]
         stretch = 1.0 if aspects is None else (aspects.to(chance[0]) * height / width).unsqueeze(1)
         share = _between(self.area, chance[0])
         ratio = torch.exp(_between((math.log(self.aspect[0]), math.log(self.aspect[1])), chance[1]))
         # pixels of the array are `stretch` times as wide as high
         ratio = ratio * height / (width * stretch)
-        tall, wide = (share / ratio).sqrt().clamp(max=1), (share * ratio).sqrt().clamp(max=1)
+        return (share / ratio).sqrt().clamp(max=1), (share * ratio).sqrt().clamp(max=1)
+
+    def _sigma(self, chance: Sequence[Tensor]) -> Tensor:
+        return torch.where(chance[5] < self.blur, _between(self.blur_sigma, chance[6]), 0.0)
+
+    def _colours(self, chance: Sequence[Tensor]) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Three factors and the turn of the hue, and which views are grey and which solarised."""
+        changed, found = chance[7] < self.jitter_chance, []
+        for most, draw in zip(self.jitter[:3], chance[8:11], strict=True):
+            factor = _between((max(0.0, 1 - most), 1 + most), draw)
+            found.append(torch.where(changed, factor, 1.0))
+        turn = _between((-self.jitter[3], self.jitter[3]), chance[11])
+        found.append(torch.where(changed, turn, 0.0))
+        return found, chance[12] < self.grey, chance[13] < self.solarise
+
+    def _filters(
+        self, images: Tensor, aspects: Tensor | None, chance: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Matrices from the image's rows to the view's, and for columns."""
+        height, width = images.shape[2:]
+        tall, wide = self._sides(images, aspects, chance)
         rows = triangle_filter(height * (1 - tall) * chance[2], height * tall, height, self.size[0])
         columns = triangle_filter(width * (1 - wide) * chance[3], width * wide, width, self.size[1])
         mirrored = (chance[4] < self.flip)[..., None, None]
         columns = torch.where(mirrored, columns.flip(-2), columns)
         if self.blur == 0:
             return rows, columns
-        sigma = torch.where(chance[5] < self.blur, _between(self.blur_sigma, chance[6]), 0.0)
+        sigma = self._sigma(chance)
         return gaussian_filter(sigma, self.size[0]) @ rows, gaussian_filter(sigma, self.size[1]) @ columns
 
     def _coloured(self, views: Tensor, chance: Sequence[Tensor]) -> Tensor:
         """Views (n, count, 3, height, width) in 0..1, changed in colour."""
-        changed = chance[7] < self.jitter_chance
-        names = (brighten, contrast, saturate)
-        for change, most, draw in zip(names, self.jitter, chance[8:11], strict=False):
-            factor = _between((max(0.0, 1 - most), 1 + most), draw)
-            views = change(views, torch.where(changed, factor, 1.0))
+        factors, grey, solarised = self._colours(chance)
+        for change, factor in zip((brighten, contrast, saturate), factors, strict=False):
+            views = change(views, factor)
         if self.jitter[3]:
-            turn = _between((-self.jitter[3], self.jitter[3]), chance[11])
-            views = turn_hue(views, torch.where(changed, turn, 0.0))
-        views = torch.where(_each(chance[12] < self.grey), luma(views), views)
-        return torch.where(_each(chance[13] < self.solarise) & (views >= 128 / 255), 1 - views, views)
+            views = turn_hue(views, factors[3])
+        views = torch.where(_each(grey), luma(views), views)
+        return torch.where(_each(solarised) & (views >= 128 / 255), 1 - views, views)
 
 
 Views3 = Float[Tensor, "*views 3 height width"]

@@ -16,6 +16,7 @@ from anyjepa.domains.lidar_drawing import drawn_frame, figure_of_frame, framed
 from anyjepa.domains.lidar_frames import BoxedSamples, FileFrames, LidarSamples
 from anyjepa.domains.lidar_simulation import Simulated
 from anyjepa.domains.lidar_sources import open_lidar
+from anyjepa.domains.sources import choose
 
 __all__ = ["Lidar"]
 
@@ -52,9 +53,7 @@ class Lidar(Domain):
         ``least`` and ``most`` are the quantiles 0.01 and 0.99 of x, y and z in metres, ``intensity`` that
         of what comes back. Raises UserError where no frame can be read.
         """
-        chosen = np.arange(len(samples))
-        if len(samples) > MEASURED:
-            chosen = np.sort(np.random.default_rng(seed).choice(len(samples), MEASURED, replace=False))
+        chosen = choose(len(samples), MEASURED, seed)
         frames = []
         for index in chosen:
             try:

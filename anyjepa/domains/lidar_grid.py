@@ -104,5 +104,5 @@ class Grid:
 
 def cells_with(placed: Placed, cells: int) -> Bool[Tensor, "n cells"]:
     """Which cells hold a point."""
-    counts = torch.zeros(placed.cell.shape[0], cells + 1, device=placed.cell.device)
-    return counts.scatter_add(1, placed.cell, placed.inside.float())[:, :cells] > 0
+    counts = torch.zeros(placed.cell.shape[0], cells + 1, device=placed.cell.device, dtype=torch.int32)
+    return counts.scatter_add(1, placed.cell, placed.inside.int())[:, :cells] > 0

@@ -10,7 +10,7 @@ import contextlib
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,16 @@ from anyjepa.domains.names import Names
 from anyjepa.domains.remote import fetched, is_remote, local_copy
 from anyjepa.domains.sources import NoSplit, is_split, list_folders, natural_split, split_order
 
-__all__ = ["INDEX", "MANIFEST", "Pack", "PackedSamples", "kept_blocks", "open_pack", "required_pack"]
+__all__ = [
+    "INDEX",
+    "MANIFEST",
+    "Pack",
+    "PackedSamples",
+    "kept_blocks",
+    "open_pack",
+    "packed_domain",
+    "required_pack",
+]
 
 MANIFEST, INDEX = "pack.json", "index.parquet"
 FORMAT = 1
@@ -125,9 +134,10 @@ class Pack:
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_files": {}}
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        # its own name for it, since at the very end of a program the module has none left
         for file in self.__dict__.get("_files", {}).values():
-            os.close(file)
+            close(file)
 
 
 def open_pack(pattern: str, split: str | None, domain: str) -> Pack | None:
@@ -152,6 +162,11 @@ def open_pack(pattern: str, split: str | None, domain: str) -> Pack | None:
     if manifest["domain"] != domain:
         raise UserError(f"{pattern} is a pack of {manifest['domain']} data, not of {domain} data.")
     return _indexed(place, manifest)
+
+
+def packed_domain(place: str) -> str:
+    """The kind of data in the folder of a pack. Raises UserError where its manifest is damaged."""
+    return _manifest(place)["domain"]
 
 
 def required_pack(source: str, split: str | None, domain: str) -> Pack:

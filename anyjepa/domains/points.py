@@ -19,6 +19,7 @@ from anyjepa.domains.point_drawing import drawn_cloud, turnable_cloud
 from anyjepa.domains.point_files import SUFFIXES, TEXT_SUFFIXES
 from anyjepa.domains.point_samples import ArrayClouds, FileClouds, PointSamples
 from anyjepa.domains.point_sources import HDF5, SURFACE_POINTS, open_points
+from anyjepa.domains.sources import choose
 
 __all__ = ["Points", "resampled"]
 
@@ -62,9 +63,7 @@ class Points(Domain):
         Over at most 500 clouds drawn with ``seed``. ``radius`` is the median distance of a cloud's outermost
         point from its mean place, in the data's unit. Raises UserError where no cloud can be read.
         """
-        chosen = np.arange(len(samples))
-        if len(samples) > MEASURED:
-            chosen = np.sort(np.random.default_rng(seed).choice(len(samples), MEASURED, replace=False))
+        chosen = choose(len(samples), MEASURED, seed)
         counts, radii, sums = [], [], []
         for index in chosen:
             try:

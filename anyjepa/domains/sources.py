@@ -18,6 +18,7 @@ __all__ = [
     "NoSplit",
     "as_labels",
     "as_many_labels",
+    "choose",
     "existing",
     "index_classes",
     "is_split",
@@ -265,3 +266,10 @@ def named_arrays(
         held = ", ".join(keys) or "nothing"
         raise UserError(f"{source} holds {held}: call the {what} x and the labels y.")
     return chosen, next((lower[key] for key in labels if key in lower), None)
+
+
+def choose(count: int, samples: int, seed: int) -> np.ndarray:
+    """Which of `count` samples to look at: `samples` of them drawn with the seed, in order; 0 for all."""
+    if not samples or count <= samples:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(seed).choice(count, samples, replace=False))

@@ -15,6 +15,7 @@ from anyjepa.core.errors import BadSample, UserError
 from anyjepa.domains import Domain, Samples
 from anyjepa.domains.label_files import labels_from_file
 from anyjepa.domains.packs import PackedSamples, open_pack
+from anyjepa.domains.sources import choose
 from anyjepa.domains.video_files import IMAGES, VIDEOS
 from anyjepa.domains.video_samples import FileVideos, Reading, VideoSamples
 from anyjepa.domains.video_sources import open_videos
@@ -63,9 +64,7 @@ class Video(Domain):
         """
         # packed samples state what they were read with
         reading = samples.reading if isinstance(samples, VideoSamples) else Reading(**samples.read_with)  # pyright: ignore[reportAttributeAccessIssue]
-        chosen = np.arange(len(samples))
-        if len(samples) > MEASURED:
-            chosen = np.sort(np.random.default_rng(seed).choice(len(samples), MEASURED, replace=False))
+        chosen = choose(len(samples), MEASURED, seed)
         shapes, counts, sums, squares, dtype = [], 0, np.zeros(1), np.zeros(1), np.dtype(np.uint8)
         for index in chosen:
             try:

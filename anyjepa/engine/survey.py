@@ -10,7 +10,7 @@ from pathlib import Path
 
 from anyjepa.core.errors import UserError, nearest
 from anyjepa.domains import Domain, Samples, domains
-from anyjepa.domains.packs import MANIFEST
+from anyjepa.domains.packs import MANIFEST, packed_domain
 from anyjepa.domains.sources import existing
 from anyjepa.recipes import Recipe, recipes, recipes_of
 
@@ -207,7 +207,7 @@ def identify(source: str, kind: str | None = None, labels: str | None = None) ->
         known = ", ".join(domains())
         raise UserError(f"there is no kind of data '{kind}' (there are {known}).{nearest(kind, domains())}")
     if os.path.isfile(Path(source).expanduser() / MANIFEST):
-        source = f"wds:{source}"
+        kind, source = kind or packed_domain(str(Path(source).expanduser())), f"wds:{source}"
     seen, candidates, refused = survey(source), [], {}
     tried = [source, *([f"wds:{source}"] if seen.archives else [])]
     for domain in domains().values():

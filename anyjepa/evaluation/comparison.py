@@ -16,9 +16,10 @@ from anyjepa.core.accumulation import Estimate, difference_error
 from anyjepa.core.errors import UserError
 from anyjepa.core.health import Shape, collapse
 from anyjepa.domains import Samples
+from anyjepa.domains.sources import choose
 from anyjepa.engine.checkpoint import checkpoints, read_checkpoint, restore
 from anyjepa.engine.run import Run, build_method, load
-from anyjepa.evaluation.inspection import SAMPLES, accumulate, choose
+from anyjepa.evaluation.inspection import SAMPLES, accumulate
 from anyjepa.evaluation.ranking import CRITERIA, agreement, known_criterion, score, standardised_sum
 from anyjepa.evaluation.scores import evaluate
 

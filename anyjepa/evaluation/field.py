@@ -7,6 +7,7 @@ import numpy as np
 from anyjepa.core.errors import BadSample
 from anyjepa.core.method import Batch
 from anyjepa.domains import Domain
+from anyjepa.domains.sources import choose
 from anyjepa.engine.run import Run
 from anyjepa.evaluation.sides import Side
 
@@ -26,10 +27,7 @@ def field_baselines(run: Run, train: Side, test: Side, seed: int = 0) -> dict[st
         return {}
     sides = []
     for side in (train, test):
-        chosen = np.arange(len(side))
-        if len(side) > MOST:
-            chosen = np.sort(np.random.default_rng(seed).choice(len(side), MOST, replace=False))
-        sides.append(_presented(run, side, chosen))
+        sides.append(_presented(run, side, choose(len(side), MOST, seed)))
     (first, kept), (second, asked) = sides
     found = run.domain.baselines(first, train.labels[kept], second, run.facts)
     wanted = test.labels[asked].numpy()

@@ -15,6 +15,7 @@ from anyjepa.core.errors import UserError
 from anyjepa.core.health import Shape
 from anyjepa.core.method import Batch, Context
 from anyjepa.domains import Samples
+from anyjepa.domains.sources import choose
 from anyjepa.engine.randomness import step_generator
 from anyjepa.engine.run import Run, load
 from anyjepa.evaluation.verdict import dominating, judge
@@ -113,13 +114,6 @@ def assess(
         "errors": {name: one.error for name, one in estimates.items() if math.isfinite(one.error)},
         "untrained": _finite(fresh.estimates()),
     }
-
-
-def choose(count: int, samples: int, seed: int) -> np.ndarray:
-    """Which of `count` samples to look at: `samples` of them drawn with the seed, in order; 0 for all."""
-    if not samples or count <= samples:
-        return np.arange(count)
-    return np.sort(np.random.default_rng(seed).choice(count, samples, replace=False))
 
 
 @torch.inference_mode()

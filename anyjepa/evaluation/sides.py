@@ -211,9 +211,10 @@ def _same_classes(samples: Samples, train: Samples) -> Samples:
     if samples.labels.ndim == 2:
         wide = np.zeros((len(samples.labels), len(train.classes)), dtype=np.int8)
         wide[:, order] = samples.labels
-        samples.labels = wide
+        samples.labels, samples.classes = wide, train.classes
         return samples
     samples.labels = np.where(samples.labels < 0, -1, order[samples.labels])
+    samples.classes = train.classes
     return samples
 
 

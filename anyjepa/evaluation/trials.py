@@ -20,13 +20,14 @@ import torch
 from rich.console import Console
 
 from anyjepa.core.errors import UserError, require
+from anyjepa.domains.sources import choose
 from anyjepa.engine.files import explained
 from anyjepa.engine.run import load, read_config
 from anyjepa.engine.signals import stop_signals
 from anyjepa.engine.train import Settings, train
 from anyjepa.engine.watch import RECOVERED
 from anyjepa.evaluation.comparison import Measured, measure, reached
-from anyjepa.evaluation.inspection import SAMPLES, choose
+from anyjepa.evaluation.inspection import SAMPLES
 from anyjepa.evaluation.ranking import score
 
 PATIENCE = 0.1  # share of the steps that a collapse may last before the trial is given up

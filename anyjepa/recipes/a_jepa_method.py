@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from anyjepa.core.chance import uniform
 from anyjepa.core.method import Batch, Context, MaskedJepa, single_at_least
+from anyjepa.core.objectives import DISTANCES
 from anyjepa.core.tokens import Tokens, take
 from anyjepa.core.tracing import traced
 from anyjepa.core.transformer import Encoder, Predictor
@@ -27,12 +28,6 @@ COMPETENCE = 0.01  # c0: the share of hard masks at the first step
 DECIBEL = math.log(10) / 20
 
 Sampler = SpectrogramBlocks | RandomTokens
-DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # of each token, (..., width) to (...)
-    "l2": lambda p, g: (p - g).square().mean(-1),
-    "l1": lambda p, g: (p - g).abs().mean(-1),
-    "smooth-l1": lambda p, g: functional.smooth_l1_loss(p, g, reduction="none").mean(-1),
-    "cosine": lambda p, g: 1 - functional.cosine_similarity(p, g, dim=-1),
-}
 
 
 def hard_share(progress: float, start: float = COMPETENCE) -> float:

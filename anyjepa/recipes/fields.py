@@ -39,7 +39,7 @@ class Field:
         if self.choices:
             return "|".join(map(str, self.choices))
         if typing.get_origin(self.type) is tuple:
-            return " ".join(_letter(part) for part in typing.get_args(self.type))
+            return " ".join("..." if part is ... else _letter(part) for part in typing.get_args(self.type))
         return _letter(_plain(self.type))
 
     def parse(self, words: Sequence[str]) -> Any:
@@ -49,6 +49,8 @@ class Field:
             UserError: they are not of the field's type.
         """
         parts = typing.get_args(self.type) if typing.get_origin(self.type) is tuple else (_plain(self.type),)
+        if parts[-1] is ...:  # as many as are given
+            parts = parts[:1] * max(1, len(words))
         if len(words) == 1 and len(parts) > 1:
             words = [words[0]] * len(parts)
         if not words and parts == (bool,):

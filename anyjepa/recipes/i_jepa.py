@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 from torch import nn
@@ -19,6 +19,8 @@ from anyjepa.domains import Samples
 from anyjepa.domains.image_crops import random_resized_crop, resize
 from anyjepa.domains.image_patches import ImagePatches
 from anyjepa.recipes import Recipe
+
+PredictorKind = TypeVar("PredictorKind", bound=Predictor)
 
 SMALL_GREY = 40  # pixels a side of drawn digits and such
 
@@ -53,6 +55,7 @@ class IJepa(Recipe):
     paper: ClassVar[str] = "arXiv:2301.08243"
     domain: ClassVar[str] = "image"
     example_data: ClassVar[str] = "digits"
+    proposed: ClassVar[bool] = True
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {},
         "vit-l": {
@@ -132,7 +135,25 @@ class IJepa(Recipe):
 
     def method(self, facts: dict[str, Any]) -> MaskedJepa:
         """Tokenizer, encoder, predictor, teacher and mask sampler, initialised as published."""
-        rows, columns = (side // self.patch_size for side in self.image_size)
+        encoder, predictor = self.parts(facts)
+        return MaskedJepa(
+            encoder,
+            predictor,
+            self._target(encoder),
+            self._sampler(self.grid),
+            OBJECTIVES[self.objective],
+            self.normalise_targets,
+        )
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
+
+    def parts(
+        self, facts: dict[str, Any], kind: type[PredictorKind] = Predictor
+    ) -> tuple[Encoder, PredictorKind]:
+        """Encoder and predictor, of the given kind, initialised."""
         spanned = self.position_size if all(self.position_size) else self.image_size
         patches = ImagePatches(
             spanned, self.patch_size, facts["channels"], self.width, facts["mean"], facts["std"]
@@ -140,10 +161,10 @@ class IJepa(Recipe):
         # the released tables give the first half of the vector to the column
         fixed, learned = SinCos(self.width, 2, order=(1, 0)), self.positions == "learned"
         encoder = Encoder(
-            patches, Learned((rows, columns), self.width) if learned else fixed, self.width, self.depth,
+            patches, Learned(self.grid, self.width) if learned else fixed, self.width, self.depth,
             self.heads, self.expansion, registers=self.registers,
         )  # fmt: skip
-        predictor = Predictor(
+        predictor = kind(
             self.width,
             SinCos(self.predictor_width, 2, order=(1, 0)),
             self.predictor_width,
@@ -152,14 +173,7 @@ class IJepa(Recipe):
         )
         for part in (encoder, predictor):
             initialise(part, self.initial_std or None)
-        return MaskedJepa(
-            encoder,
-            predictor,
-            self._target(encoder),
-            self._sampler((rows, columns)),
-            OBJECTIVES[self.objective],
-            self.normalise_targets,
-        )
+        return encoder, predictor
 
     def _target(self, encoder: nn.Module) -> nn.Module:
         if self.teacher == "ema":

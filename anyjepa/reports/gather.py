@@ -21,8 +21,20 @@ from anyjepa.engine.randomness import step_generator
 from anyjepa.engine.run import Run, load
 from anyjepa.evaluation.inspection import add_views, assess
 from anyjepa.reports import sections, summary
+from anyjepa.reports.clustered import clustered
 from anyjepa.reports.masked import drawn, tokens_of
-from anyjepa.reports.page import Content, Health, Imagined, Masks, Patches, SampleViews, encoded, render
+from anyjepa.reports.page import (
+    Clusters,
+    Content,
+    Health,
+    Imagined,
+    Masks,
+    Patches,
+    Ranked,
+    SampleViews,
+    encoded,
+    render,
+)
 from anyjepa.reports.sections import Labels, Looked
 
 SHOWN = 6  # samples of the masks, neighbours and patches
@@ -109,6 +121,7 @@ def gather(
         neighbours=sections.neighbours(known.looked, known.shown) if known else absent,
         patches=known.patches() if known else absent,
         health=health,
+        clusters=known.clusters() if known else None,
         map=sections.embedding_map(known.looked, seed) if known else absent,
         tables=summary.tables(config),
         skipped=len(skipped),
@@ -208,9 +221,13 @@ class _Look:
         named = [("this run", self.looked.embeddings), ("untrained", self.untrained)]
         return [(name, embeddings) for name, embeddings in named if bool(torch.isfinite(embeddings).all())]
 
-    def masks(self) -> Masks | SampleViews | Imagined | str:
+    def masks(self) -> Masks | Ranked | SampleViews | Imagined | str:
         """Masks over the samples shown, their views, what is expected of them, or why there is nothing."""
         return drawn(self.run, self.batch, self.names, self.gain, self.seed)
+
+    def clusters(self) -> Clusters | None:
+        """What the method's clusters gather of some of the samples."""
+        return clustered(self.run, self.samples, self.indices[:POSITION_SAMPLES], self.gain)
 
     def patches(self) -> Patches | str:
         """The principal components of the tokens of the samples shown, or why there are none."""

@@ -18,11 +18,11 @@ from anyjepa.engine.checking import Checked, check
 from anyjepa.engine.files import explained, write_whole
 from anyjepa.engine.proposal import MINUTES, Proposal, propose, recipes_for
 from anyjepa.engine.run import Run, build_method, choose_device, recipe_fields
-from anyjepa.engine.survey import Candidate, Found, also, identify
+from anyjepa.engine.survey import UNREAD, Candidate, Found, also, identify
 from anyjepa.reports import sections
 from anyjepa.reports.look_words import busy_words, describe_labels, doubts, duration, size, unknown
 from anyjepa.reports.masked import drawn
-from anyjepa.reports.page import Imagined, Masks, SampleViews, encoded
+from anyjepa.reports.page import Imagined, Masks, Ranked, SampleViews, encoded
 
 DRAWN = 4  # samples that masks are drawn over
 BUSY = 1.6  # steps take so many times the quickest: other work has the processors
@@ -145,7 +145,7 @@ def _mixed(best: Candidate, others: Sequence[Candidate], found: Found) -> list[s
 
 def _own(best: Candidate, kind: str) -> bool:
     """Files that belong to records of the kind of data found, such as the .mat of a WFDB header."""
-    return kind.startswith(("MATLAB", "arrays")) and bool({".mat", ".npz"} & best.domain.endings)
+    return bool(UNREAD.get(kind, frozenset()) & best.domain.endings)
 
 
 def _priced(best: Candidate, proposal: Proposal, minutes: float, device: str) -> dict[str, Any]:
@@ -229,6 +229,7 @@ def _write(path: Path, domain: Domain, proposal: Proposal, result: dict[str, Any
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.tests["ranked"] = lambda section: isinstance(section, Ranked)
     environment.tests["views"] = lambda section: isinstance(section, SampleViews)
     environment.tests["imagined"] = lambda section: isinstance(section, Imagined)
     environment.tests["absent"] = lambda section: isinstance(section, str)
@@ -248,7 +249,7 @@ def _write(path: Path, domain: Domain, proposal: Proposal, result: dict[str, Any
     return path
 
 
-def _masks(domain: Domain, proposal: Proposal, seed: int) -> Masks | SampleViews | Imagined | str:
+def _masks(domain: Domain, proposal: Proposal, seed: int) -> Masks | Ranked | SampleViews | Imagined | str:
     """Masks over a few samples, by a method that nothing has been learned by yet."""
     samples, kind = proposal.samples, proposal.kind
     try:

@@ -1,4 +1,4 @@
-"""What a method hides of samples, or the views that it makes of them, drawn over the samples."""
+"""What a method hides of samples, by blocks or in order, or the views that it makes, drawn over them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from anyjepa.core.method import Batch, Context, Method
 from anyjepa.core.tokens import Tokens
 from anyjepa.engine.run import Run
 from anyjepa.reports import sections
-from anyjepa.reports.page import Imagined, Masks, SampleViews
+from anyjepa.reports.page import Imagined, Masks, Ranked, SampleViews
+from anyjepa.reports.ranked import ranked
 
 
 @torch.inference_mode()
 def drawn(
     run: Run, batch: Batch, names: Sequence[str], gain: float, seed: int
-) -> Masks | SampleViews | Imagined | str:
-    """The masks over the samples of a batch, their views, what is expected of them, or why there is nothing.
+) -> Masks | Ranked | SampleViews | Imagined | str:
+    """Masks or regions over the samples of a batch, their views, what is expected, or why there is nothing.
 
     Args:
         run: trained or not.
@@ -30,9 +31,12 @@ def drawn(
     context = Context(1, int(run.config["steps"]), Generator(device=run.device).manual_seed(seed))
     if type(run.method).augmented is not Method.augmented:
         made = run.method.augmented(batch, context)
-        return sections.views(run.domain, run.facts, batch, made, names, gain)
+        return sections.views(run.domain, run.facts, batch, made, names, gain, run.method.views_agree)
     if type(run.method).imagined is not Method.imagined:
         return _expected(run, batch, run.method.imagined(batch), names, gain)
+    if type(run.method).ranked is not Method.ranked:
+        places = run.method.tokens(batch).coordinates
+        return ranked(run.domain, run.facts, batch, *run.method.ranked(batch), places, names, gain)
     draw, tokens = getattr(run.method, "masks", None), tokens_of(run, batch)
     if draw is None or tokens is None:
         return f"{run.recipe.name} hides no tokens, so there are no masks to show."
@@ -53,7 +57,7 @@ def _expected(
             words = f"{kind} frames of sample {name}"
             row.append(sections.shown(run.domain, run.facts, one, index, words, f"{name}: {kind}", gain))
         rows.append(row)
-    return Imagined(rows, gain)
+    return Imagined(rows, gain, run.method.imagining)
 
 
 @torch.inference_mode()

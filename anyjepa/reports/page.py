@@ -111,19 +111,35 @@ class Masks:
 
 
 @dataclass(frozen=True)
-class SampleViews:
-    """Samples, each with the views that its method asks to agree, and what brightens all pictures."""
+class Ranked:
+    """Samples with what stands out of them and their regions by number; drawn `gain` times as bright."""
 
-    rows: Sequence[tuple[Picture, Sequence[Picture]]]
+    samples: Sequence[MaskedSample]
     gain: float = 1.0
 
 
 @dataclass(frozen=True)
+class SampleViews:
+    """Samples, each with the views that its method asks to agree, and what brightens all pictures.
+
+    Or, where not `agree`, with one picture each of views in sequence, of which the last is predicted.
+    """
+
+    rows: Sequence[tuple[Picture, Sequence[Picture]]]
+    gain: float = 1.0
+    agree: bool = True
+
+
+@dataclass(frozen=True)
 class Imagined:
-    """Samples as they came, beside what was expected of them; pictures are drawn `gain` times as bright."""
+    """Samples as they came, beside what was expected of them; pictures are drawn `gain` times as bright.
+
+    ``words`` say what is seen; empty for clips that were foretold.
+    """
 
     rows: Sequence[Sequence[Picture]]
     gain: float = 1.0
+    words: str = ""
 
 
 @dataclass(frozen=True)
@@ -138,6 +154,19 @@ class Neighbours:
     searched: int
     right: float | None = None
     chance: float | None = None
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Clusters, fullest first, each with the share of all `parts` in it and those nearest to its prototype.
+
+    `filled` of `clusters` have any.
+    """
+
+    rows: Sequence[tuple[str, Sequence[Picture]]]
+    filled: int
+    clusters: int
+    parts: int
 
 
 @dataclass(frozen=True)
@@ -224,7 +253,7 @@ class Content:
         curves: charts over steps, or why there are none.
         small_curves: further charts, drawn smaller.
         spectrum: chart of singular values.
-        masks: masks over samples, or views or expectations of them for a method that hides nothing.
+        masks: masks over samples, regions in order, or views or expectations for what hides nothing.
         neighbours: nearest neighbours.
         patches: principal components of the patch tokens.
         map: the 2-D map.
@@ -233,6 +262,7 @@ class Content:
         skipped_first: (identity, reason) of the first of them.
         made: date, and version of what made the page.
         health: label-free measures beside those of the untrained encoder.
+        clusters: what clusters gather; None for methods without.
     """
 
     recipe: str
@@ -245,7 +275,7 @@ class Content:
     curves: Sequence[Chart] | str
     small_curves: Sequence[Chart]
     spectrum: Chart | str
-    masks: Masks | SampleViews | Imagined | str
+    masks: Masks | Ranked | SampleViews | Imagined | str
     neighbours: Neighbours | str
     patches: Patches | str
     map: EmbeddingMap | str
@@ -254,6 +284,7 @@ class Content:
     skipped_first: Sequence[tuple[str, str]] = field(default_factory=tuple)
     made: str = ""
     health: Health | str = "Not measured."
+    clusters: Clusters | None = None
 
 
 def encoded(page: str) -> bytes:
@@ -274,6 +305,7 @@ def render(content: Content) -> str:
         lstrip_blocks=True,
     )
     environment.filters["score_text"] = charts.score_text
+    environment.tests["ranked"] = lambda section: isinstance(section, Ranked)
     environment.tests["views"] = lambda section: isinstance(section, SampleViews)
     environment.tests["imagined"] = lambda section: isinstance(section, Imagined)
     environment.tests["absent"] = lambda section: isinstance(section, str)

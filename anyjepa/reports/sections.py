@@ -164,8 +164,9 @@ def views(
     augmented: Mapping[str, dict[str, Tensor]],
     names: Sequence[str],
     gain: float = 1.0,
+    agree: bool = True,
 ) -> SampleViews:
-    """Each sample `gain` times as bright, whole, and its views by name."""
+    """Each sample `gain` times as bright, whole, and its views by name; they `agree` or are a sequence."""
     rows = []
     for index, name in enumerate(names):
         pictures = [
@@ -173,7 +174,7 @@ def views(
             for kind, view in augmented.items()
         ]
         rows.append((shown(domain, facts, batch, index, f"Sample {name}", "sample", gain), pictures))
-    return SampleViews(rows, gain)
+    return SampleViews(rows, gain, agree)
 
 
 def shown(

@@ -1,5 +1,7 @@
 """Tokens, blocks, encoder and predictor: identities that any right implementation satisfies."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -112,6 +114,36 @@ def test_positions_added_before_or_after_dropping_tokens_are_the_same():
     before = take(values + positions(grid(4, 4)), keep)
     after = take(values, keep) + positions(take(grid(4, 4), keep))
     assert torch.allclose(before, after, atol=1e-6)
+
+
+def test_what_each_sample_may_look_at_is_its_own():
+    """One call with each sample's own table says what one call a sample says, for all tokens or the last."""
+    torch.manual_seed(1)
+    x, allowed = torch.randn(3, 5, 8), torch.rand(3, 5, 5) < 0.5
+    allowed |= torch.eye(5, dtype=torch.bool)
+    present = torch.ones(3, 5, dtype=torch.bool)
+    present[:, 1] = False
+    block = Block(8, 2)
+    alone = [block(x[i : i + 1], present=present[i : i + 1], allowed=allowed[i]) for i in range(3)]
+    assert torch.allclose(block(x, present=present, allowed=allowed), torch.cat(alone), atol=1e-6)
+    last = block(x, last=2, present=present, allowed=allowed)
+    assert torch.allclose(last, torch.cat(alone)[:, -2:], atol=1e-6)
+
+
+@pytest.mark.parametrize("registers", [0, 2])
+def test_halfway_is_what_an_encoder_of_fewer_blocks_gives(registers, monkeypatch):
+    made = Encoder(Vectors(), SinCos(24, 2), 24, 3, 2, registers=registers)
+    initialise(made)
+    batch = {"vectors": torch.randn(5, 16, 24)}
+    shorter = copy.deepcopy(made)
+    shorter.blocks = shorter.blocks[:2]
+    for kept in (transformer.CACHED, 800):  # whole, and in pieces
+        monkeypatch.setattr(transformer, "CACHED", kept)
+        with torch.no_grad():
+            tokens, noted = made.halfway(batch, 2)
+            expected, front = shorter.read(batch)
+            assert torch.equal(tokens.values, made(batch).values)
+            assert torch.allclose(noted, torch.cat([front, expected.values], dim=1), atol=1e-6)
 
 
 def test_padding_never_leaks():

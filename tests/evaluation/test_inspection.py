@@ -12,9 +12,10 @@ from anyjepa.core.accumulation import Accumulator
 from anyjepa.core.errors import UserError
 from anyjepa.core.health import Shape
 from anyjepa.domains import domains
+from anyjepa.domains.sources import choose
 from anyjepa.engine.run import load
 from anyjepa.evaluation import verdict
-from anyjepa.evaluation.inspection import MEANINGS, choose, inspect
+from anyjepa.evaluation.inspection import MEANINGS, inspect
 from anyjepa.evaluation.verdict import dominating, judge, remedies
 from anyjepa.recipes import recipe, recipes
 

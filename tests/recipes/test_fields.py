@@ -35,6 +35,16 @@ def test_words_become_values_of_the_fields_type(name, words, value):
     assert type(parsed) is type(value)
 
 
+def test_a_field_may_take_as_many_numbers_as_are_given():
+    radii = next(field for field in fields_of(recipe("sar-jepa")) if field.name == "radii")
+    assert radii.shape == "N ..."
+    assert radii.parse(["3"]) == (3,)
+    assert radii.parse(["3", "5", "7"]) == (3, 5, 7)
+    for wrong in ([], ["3", "x"]):
+        with pytest.raises(UserError, match=r"--radii takes N \.\.\."):
+            radii.parse(wrong)
+
+
 @pytest.mark.parametrize(
     ("name", "words", "message"),
     [

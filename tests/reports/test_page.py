@@ -8,8 +8,12 @@ import shutil
 import subprocess
 
 import pytest
+import torch
 
+from anyjepa.core.positions import grid
+from anyjepa.domains.images import Images
 from anyjepa.reports.page import SampleViews, render
+from anyjepa.reports.ranked import heat_colours, ranked, region_colours
 
 EVIL = "<script>alert(1)</script>"
 ABSENT = ("scores", "curves", "spectrum", "masks", "neighbours", "patches", "map")
@@ -130,3 +134,28 @@ def test_views_take_the_place_of_masks_and_their_names_are_text(full):
     assert "2 times as bright" in page
     assert EVIL not in page
     assert "target 1" not in page
+
+
+def test_ranked_regions_take_the_place_of_masks_and_their_names_are_text(full):
+    batch = {"image": torch.full((1, 3, 16, 16), 200, dtype=torch.uint8)}
+    ranks = torch.tensor([[0, 0, 2, 2] * 2 + [2, 1, 1, 2] * 2])
+    regions = ranked(Images(), {}, batch, ranks, ranks / 2, grid(4, 4), [EVIL], 2.0)
+    page = render(dataclasses.replace(full, masks=regions))
+    assert "1\n    is only ever seen" in page
+    assert "2 times as bright" in page
+    assert EVIL not in page
+    assert "target 1" not in page
+    (sample,) = regions.samples
+    assert sample.targets.caption == "2 regions and the background"
+    numbers = re.findall(r'x="([0-9.]+)" y="([0-9.]+)"[^>]*>(\d)</text>', sample.targets.drawing)
+    assert [number for _, _, number in numbers] == ["1", "2", "3"]
+    side = sample.targets.width
+    cells = [(int(4 * float(x) / side), int(4 * float(y) / side)) for x, y, _ in numbers]
+    assert all(ranks[0].view(4, 4)[y, x] == rank for rank, (x, y) in enumerate(cells))
+
+
+def test_the_lighter_a_patch_the_more_it_stands_out():
+    colours = heat_colours(torch.linspace(0, 1, 50))
+    light = colours @ torch.tensor([0.2126, 0.7152, 0.0722])
+    assert (light.diff() > 0).all()
+    assert region_colours(torch.tensor([0, 1, 2])).isnan().all(1).tolist() == [False, False, True]
