@@ -50,7 +50,7 @@ def command_export(words: Sequence[str]) -> int:
     parser.add_argument("--out", help="a file or a folder (default: exports/FORMAT in the run's folder)")
     parser.add_argument(
         "--output", default="embedding", choices=("embedding", "tokens", "actions"),
-        help="what a graph (onnx, torchscript, torch-export) gives; actions only of a policy (default embedding)",
+        help="what a graph (onnx, torchscript, torch-export) gives; actions of a policy (default embedding)",
     )  # fmt: skip
     options = parser.parse_all(words)
     from anyjepa.engine.takeaway import export

@@ -254,7 +254,8 @@ class ActionChunks(Method):
         super().__init__()
         self.control, self.predictor = policy, predictor
         self.target = EmaTeacher(policy.encoder.steps, *momentum)
-        self.action_weight, self.reduction, self.mask_keys = action_weight, reduction, mask_keys
+        self.reduction: Reduction = reduction
+        self.action_weight, self.mask_keys = action_weight, mask_keys
         self.freeze, self.shuffle = freeze, shuffle
         self.state_weight = 0.0 if freeze else state_weight
         if freeze:

@@ -39,13 +39,13 @@ PARTS = {
 class Control(Domain):
     """Something that is acted upon, and what is seen of it.
 
-    A batch of clips is {"video": (n, channels, frames, height, width), "states": (n, frames, numbers), "actions": (n,
-    frames - 1, numbers)}, the last two float32 in the data's own units; a raw sample as of `clip_of`.
+    A batch of clips is {"video": (n, channels, frames, height, width), "states": (n, frames, numbers),
+    "actions": (n, frames - 1, numbers)}, the last two float32 in the data's own units; a raw sample as of `clip_of`.
 
-    A batch of windows is {"states": (n, steps, numbers), "actions": (n, steps, numbers), "padded": (n, steps),
-    "acted": (n,), "task": (n,)}, with "image": (n, channels, height, width) where there are pictures; a raw
-    sample as of `window_of`. Windows are what a recipe asks for by ``chunk``, and, where nothing is asked, what
-    is opened if there is no video.
+    A batch of windows is {"states": (n, steps, numbers), "actions": (n, steps, numbers), "padded":
+    (n, steps), "acted": (n,), "task": (n,)}, with "image": (n, channels, height, width) where there are
+    pictures; a raw sample as of `window_of`. Windows are what a recipe asks for by ``chunk``, and, where
+    nothing is asked, what is opened if there is no video.
     """
 
     name = "control"
@@ -155,8 +155,8 @@ class Control(Domain):
             parts = [batch["states"][:, 0].float(), task.float()]
             if "image" in batch:
                 image = batch["image"].float()
-                size = tuple(min(side, RAW_SIDE) for side in image.shape[2:])
-                parts.append(functional.adaptive_avg_pool2d(image, size).flatten(1))
+                height, width = (min(side, RAW_SIDE) for side in image.shape[2:])
+                parts.append(functional.adaptive_avg_pool2d(image, (height, width)).flatten(1))
             return torch.cat(parts, dim=1)
         video = batch["video"].to(torch.float32)
         frames, height, width = video.shape[2:]

@@ -20,7 +20,7 @@ FRAMES = 10  # of a film
 
 
 def window_sheet(batch: dict[str, Tensor], index: int, facts: dict) -> np.ndarray:
-    """One picture (h, w, 3) uint8 of a window: what is seen at its first step, or its states as a heat map."""
+    """One picture (h, w, 3) uint8 of a window: what its first step shows, or its states as a heat map."""
     if "image" in batch:
         return _visible(batch["image"][index].detach().cpu().numpy())
     states = batch["states"][index].detach().float().cpu().numpy()
@@ -96,7 +96,8 @@ def lines_figure(panels: Sequence[tuple[str, dict[str, np.ndarray]]], rate: floa
         f'<svg class="wide" viewBox="0 0 {LEFT + WIDE + 12} {bottom + 8}" role="img" '
         f'aria-label="states and actions over {last}"><style>.name{{font:11px sans-serif;fill:currentColor}}'
         ".end{font:9px sans-serif;fill:#889}.panel{fill:none;stroke:#8894a833}</style>"
-        f'{"".join(drawn)}<text x="{LEFT + WIDE}" y="{bottom + 4}" text-anchor="end" class="end">{last}</text>'
+        f'{"".join(drawn)}<text x="{LEFT + WIDE}" y="{bottom + 4}" text-anchor="end" '
+        f'class="end">{last}</text>'
         "</svg>"
     )
 

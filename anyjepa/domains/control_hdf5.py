@@ -1,4 +1,4 @@
-"""Episodes in HDF5: robomimic's, many in a file, and files of one episode each as ALOHA's robots write them."""
+"""Episodes in HDF5: robomimic's, many in a file, and files of one episode each as ALOHA writes them."""
 
 from __future__ import annotations
 

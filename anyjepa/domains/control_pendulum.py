@@ -56,7 +56,8 @@ def swinging(split: str | None, length: int = LENGTH) -> tuple[np.ndarray, np.nd
     """Episodes in which the expert swings pendulums up, with a little noise, always the same ones.
 
     Returns states (n, length, 3), actions (n, length, 1) float32, and for each frame (n, length) int64 into
-    `CLASSES`: after how many steps of the expert's the pendulum comes up. 200 episodes of ``train`` (also None), 60 of ``test``. Raises NoSplit for another split.
+    `CLASSES`: after how many steps of the expert's the pendulum comes up. 200 episodes
+    of ``train`` (also None), 60 of ``test``. Raises NoSplit for another split.
     """
     words = [word.lower() for word in split_order(split)]
     name = next((word for word in words if word in EPISODES), None)

@@ -161,7 +161,7 @@ class WindowSamples:
         return episode, int(index - (self.ends[episode - 1] if episode else 0))
 
     def read(self, index: int | np.integer) -> np.ndarray:
-        """The window that begins at a step, as of `window_of`. Raises BadSample where its picture is damaged."""
+        """The window that begins at a step, as of `window_of`. Raises BadSample for a damaged picture."""
         if self.array is not None:
             return self.array[int(index), ...]
         episode, step = self.place(int(index))

@@ -43,7 +43,8 @@ class Portable(nn.Module):
     def __init__(self, method: Method, names: list[str], output: Output = "embedding") -> None:
         super().__init__()
         self.method = copy.deepcopy(method).cpu().eval().requires_grad_(False)
-        self.names, self.output = names, output
+        self.names = names
+        self.output: Output = output
         part = self.method.policy if output == "actions" else self.method.backbone
         needed = {id(parameter) for parameter in part.parameters()}
         for parameter in self.method.parameters():

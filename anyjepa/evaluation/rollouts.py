@@ -218,7 +218,7 @@ def rollout(
 
 @dataclass
 class _Shown:
-    """One episode. states: (steps, numbers). executed: (steps, numbers). planned: chunks by their first step."""
+    """One episode. states: (steps, numbers). executed: (steps, numbers). planned: chunks by first step."""
 
     states: np.ndarray
     executed: np.ndarray

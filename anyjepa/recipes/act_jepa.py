@@ -23,9 +23,9 @@ class ActJepa(Recipe):
     """ACT-JEPA (Vujinovic, Kovacevic 2025, arXiv:2501.14622).
 
     From a task, a picture and the state at one step, an encoder makes context tokens. A decoder reads them
-    and gives the next 30 actions, as demonstrated; a narrow predictor reads them and gives the tokens that the
-    encoder's moving average makes of the next 30 states. Both losses are mean absolute differences, and all is
-    trained together. No action enters the predictor. For control the encoder and the decoder are kept.
+    and gives the next 30 actions, as demonstrated; a narrow predictor reads them and gives the tokens that
+    the encoder's moving average makes of the next 30 states. Both losses are mean absolute differences, and
+    all is trained together. No action enters the predictor. For control encoder and decoder are kept.
 
     The defaults are the released configuration: a chunk of 30, ResNet-18, four post-norm layers of 512, a
     predictor of four layers of 128, one decoder layer, 4,000 steps of 128 windows of 190 episodes of Push-T.
@@ -39,14 +39,15 @@ class ActJepa(Recipe):
       statistics, and the ResNet begins at random: load your own pre-trained one through ``timm:NAME``.
     - Episodes without actions train the prediction of states alone.
 
-    ``--action-weight 0`` is the first of two stages, JEPA alone; ``--init RUN --freeze true --action-weight 1``
-    the second, a new action decoder upon the frozen encoder. ``--state-weight 0`` is the baseline ACT (without
-    its variational part), ``--shuffle-targets true`` the control whose states to come are another sample's.
+    ``--action-weight 0`` is the first of two stages, JEPA alone; ``--init RUN --freeze true --action-weight
+    1`` the second, a new action decoder upon the frozen encoder. ``--state-weight 0`` is the baseline ACT
+    (without its variational part), ``--shuffle-targets true`` the control whose states to come are another
+    sample's.
 
     The embedding is the average of the context tokens. ``anyjepa rollout RUN --environment Pendulum-v1`` runs
     the policy in a gymnasium environment and counts successes, ``anyjepa export RUN --format onnx --output
-    actions`` takes it away, ``anyjepa.evaluation.future.future_states`` measures on held-out episodes how well
-    a frozen encoder tells the states to come, beside the untrained one.
+    actions`` takes it away, ``anyjepa.evaluation.future.future_states`` measures on held-out episodes how
+    well a frozen encoder tells the states to come, beside the untrained one.
 
     The paper's gain in success over ACT (41 to 34 of 100 on Push-T) is about one standard error of its own
     rollouts; its gain in the probe of states to come is the solid one.
@@ -152,8 +153,8 @@ class ActJepa(Recipe):
             raise UserError(f"the data has {facts['tasks']} tasks: raise --tasks {self.tasks} to as many.")
         states, actions = len(facts["state_mean"]), len(facts["action_mean"])
         steps = StepEncoder(
-            self._scaling(facts, "state"), states, self.tasks, self.width, self.depth, self.heads, self.hidden,
-            self.dropout, self.post_norm,
+            self._scaling(facts, "state"), states, self.tasks, self.width, self.depth, self.heads,
+            self.hidden, self.dropout, self.post_norm,
         )  # fmt: skip
         decoder = Queries(
             self.width, self.chunk, self.width, self.decoder_depth, self.heads, self.decoder_hidden, actions,

@@ -1,4 +1,4 @@
-"""Action chunks: what sees what, which losses count what, and where gradients go (the note's exact checks)."""
+"""Action chunks: what sees what, which losses count what, where gradients go (the note's exact checks)."""
 
 import numpy as np
 import pytest
