@@ -12,8 +12,8 @@ def command_rollout(words: Sequence[str]) -> int:
     """Run a policy in closed loop."""
     parser = command_parser(
         "rollout",
-        "How often does a policy succeed in a gymnasium environment? Beside the untrained policy, random "
-        "actions and a scripted expert, from the same starts. An episode is drawn in rollout.html.",
+        "How often does a policy succeed in a gymnasium environment? Beside the untrained policy, no "
+        "action, random actions and a scripted expert, from the same starts. An episode is drawn in rollout.html.",
         "anyjepa rollout runs/act-jepa --environment Pendulum-v1 --episodes 100",
     )
     parser.add_argument("run", help="the run's folder, of act-jepa")
@@ -48,6 +48,7 @@ def show_rollouts(result: dict[str, Any]) -> None:
     names = (
         ("", "this run"),
         ("_untrained", "untrained"),
+        ("_still", "no action"),
         ("_random", "random actions"),
         ("_expert", "expert"),
     )

@@ -16,7 +16,7 @@ from anyjepa.core.decoder import DecoderBlock
 from anyjepa.core.method import Batch, Context, Method, single_at_least
 from anyjepa.core.positions import SinCos
 from anyjepa.core.processes import share_of_all
-from anyjepa.core.targets import EmaTeacher
+from anyjepa.core.targets import EmaTeacher, SameEncoder
 from anyjepa.core.tokens import Tokens
 from anyjepa.core.transformer import Block, norm_of
 
@@ -231,7 +231,7 @@ class ActionChunks(Method):
     Args:
         policy: what is kept for control.
         predictor: from context tokens to the teacher's tokens of all steps.
-        momentum: of the teacher at the first and the last step.
+        target: gives the tokens to predict.
         action_weight, state_weight: of the two losses. A part whose loss has no weight does not learn.
         reduction: of differences over the numbers of a step: their mean (released) or sum (paper).
         mask_keys: queries of steps behind the episode's end are not seen by others in training.
@@ -243,7 +243,7 @@ class ActionChunks(Method):
         self,
         policy: Policy,
         predictor: Queries,
-        momentum: tuple[float, float],
+        target: EmaTeacher | SameEncoder,
         action_weight: float = 1.0,
         state_weight: float = 1.0,
         reduction: Reduction = "mean",
@@ -252,8 +252,7 @@ class ActionChunks(Method):
         shuffle: bool = False,
     ) -> None:
         super().__init__()
-        self.control, self.predictor = policy, predictor
-        self.target = EmaTeacher(policy.encoder.steps, *momentum)
+        self.control, self.predictor, self.target = policy, predictor, target
         self.reduction: Reduction = reduction
         self.action_weight, self.mask_keys = action_weight, mask_keys
         self.freeze, self.shuffle = freeze, shuffle
@@ -345,11 +344,13 @@ class ActionChunks(Method):
 
     def after_step(self, context: Context) -> None:
         """The teacher follows; nothing is to be followed where the encoder is frozen."""
-        if not self.freeze:
+        if isinstance(self.target, EmaTeacher) and not self.freeze:
             self.target.follow(self.encoder.steps, self.target.momentum(context.progress))
 
     def scheduled(self, context: Context) -> dict[str, float]:
-        """The teacher's momentum."""
+        """The teacher's momentum, where there is one."""
+        if not isinstance(self.target, EmaTeacher):
+            return {}
         return {"momentum": self.target.momentum(context.progress)}
 
     @torch.no_grad()

@@ -40,7 +40,8 @@ class Control(Domain):
     """Something that is acted upon, and what is seen of it.
 
     A batch of clips is {"video": (n, channels, frames, height, width), "states": (n, frames, numbers),
-    "actions": (n, frames - 1, numbers)}, the last two float32 in the data's own units; a raw sample as of `clip_of`.
+    "actions": (n, frames - 1, numbers)}, the last two float32 in the data's own units; a raw sample as of
+    `clip_of`.
 
     A batch of windows is {"states": (n, steps, numbers), "actions": (n, steps, numbers), "padded":
     (n, steps), "acted": (n,), "task": (n,)}, with "image": (n, channels, height, width) where there are

@@ -144,7 +144,7 @@ def rollout(
     ensemble: float | None = None,
     seed: int = 1000,
 ) -> dict[str, Any]:
-    """How often a policy succeeds in an environment, beside the untrained one, chance and the expert.
+    """How often a policy succeeds in an environment, beside the untrained one, none, chance and the expert.
 
     All begin with the same seeds, ``seed`` and those after it, which no training saw. Writes
     ``rollout.html`` into the run's folder: an episode, what was planned and what was carried out.
@@ -158,10 +158,10 @@ def rollout(
         seed: of the first episode.
 
     Returns:
-        ``success``, ``success_untrained``, ``success_random`` and, where one is known, ``success_expert``
-        with ``_low`` and ``_high`` of their 95 % intervals, ``reward`` (mean sum of rewards) likewise without
-        intervals, ``gain_untrained`` and ``gain_random`` (paired by episode) with theirs, ``criterion`` in
-        words, ``page``.
+        ``success``, ``success_untrained``, ``success_still`` (actions of zero), ``success_random`` and, where
+        one is known, ``success_expert`` with ``_low`` and ``_high`` of their 95 % intervals, ``reward`` (mean
+        sum of rewards) likewise without intervals, ``gain_untrained`` and ``gain_random`` (paired by episode)
+        with theirs, ``criterion`` in words, ``page``.
 
     Raises:
         UserError: gymnasium is missing, the environment is unknown, or the run is none of its kind.
@@ -189,8 +189,11 @@ def rollout(
     def by_chance(states: np.ndarray) -> np.ndarray:
         return draw.uniform(space.low, space.high, (len(states), *space.shape)).astype(np.float32)
 
+    def still(states: np.ndarray) -> np.ndarray:
+        return np.zeros((len(states), *space.shape), np.float32)
+
     fresh = Controller(opened.untrained(), execute, ensemble)
-    policies: dict[str, Policy] = {"": trained, "_untrained": fresh, "_random": by_chance}
+    policies: dict[str, Policy] = {"": trained, "_untrained": fresh, "_still": still, "_random": by_chance}
     if task.expert is not None:
         policies["_expert"] = task.expert
     result: dict[str, Any] = {
@@ -293,18 +296,18 @@ def _page(shown: _Shown, task: Task, result: dict[str, Any]) -> str:
         f"<tr><td>{words}</td><td>{result[f'success{name}']:.2f}</td>"
         f"<td>{result[f'success{name}_low']:.2f} to {result[f'success{name}_high']:.2f}</td>"
         f"<td>{result[f'reward{name}']:.0f}</td></tr>"
-        for name, words in (("", "this run"), ("_untrained", "untrained"), ("_random", "random actions"),
-                            ("_expert", "expert"))
+        for name, words in (("", "this run"), ("_untrained", "untrained"),
+                            ("_still", "no action"), ("_random", "random actions"), ("_expert", "expert"))
         if f"success{name}" in result
     )  # fmt: skip
     title = html.escape(f"Rollouts in {result['environment']}")
     return (
-        '<!doctype html><html lang="en"><meta charset="utf-8">'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+        '<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" '
+        "content=\"default-src 'none'; style-src 'unsafe-inline'\">"
         f"<title>{title}</title><style>body{{font:15px/1.5 sans-serif;max-width:60rem;margin:2rem auto;"
         "padding:0 1rem;color:#1f2430}td,th{padding:.2rem 1rem .2rem 0;text-align:left}svg{width:100%;"
         f"height:auto;margin:1rem 0}}</style><h1>{title}</h1><p>Success: {html.escape(task.words)}. "
-        f"{result['episodes']} episodes, {result['execute']} actions of a chunk carried out before the next is "
-        "asked for.</p><table><tr><th>by</th><th>success</th><th>95 %</th><th>reward</th></tr>"
+        f"{result['episodes']} episodes, {result['execute']} actions of a chunk carried out before the next "
+        "is asked for.</p><table><tr><th>by</th><th>success</th><th>95 %</th><th>reward</th></tr>"
         f"{rows}</table><h2>The first episode</h2>{strip}{lines_figure(panels, task.rate)}</html>"
     )

@@ -12,6 +12,7 @@ from torch import nn
 from anyjepa.core.action_chunks import ActionChunks, ContextEncoder, Policy, Queries, Scaling, StepEncoder
 from anyjepa.core.errors import UserError
 from anyjepa.core.method import Batch
+from anyjepa.core.targets import EmaTeacher, SameEncoder
 from anyjepa.domains import Samples
 from anyjepa.domains.image_backbones import CONVOLUTIONAL, Convolutional, Timm, check_backbone
 from anyjepa.domains.video_clips import cover
@@ -102,6 +103,7 @@ class ActJepa(Recipe):
     predictor_hidden: int = 512  # hidden width of the predictor's perceptrons
     decoder_depth: int = 1  # blocks of the action decoder
     decoder_hidden: int = 2048  # hidden width of the action decoder's perceptrons
+    teacher: Literal["ema", "none", "collapse"] = "ema"  # EMA, the same encoder stopped, or not even stopped
     momentum: tuple[float, float] = (0.996, 1.0)  # of the teacher at the first and the last step
     action_weight: float = 1.0  # of the difference of actions; 0 for JEPA alone
     state_weight: float = 1.0  # of the difference of states' tokens; 0 for actions alone (ACT)
@@ -166,11 +168,16 @@ class ActJepa(Recipe):
         )  # fmt: skip
         policy = Policy(ContextEncoder(steps, self._trunk(facts)), decoder, self._scaling(facts, "action"))
         method = ActionChunks(
-            policy, predictor, self.momentum, self.action_weight, self.state_weight, self.reduction,
+            policy, predictor, self._target(steps), self.action_weight, self.state_weight, self.reduction,
             self.mask_keys, self.freeze, self.shuffle_targets,
         )  # fmt: skip
         method.draws = self.dropout > 0
         return method
+
+    def _target(self, steps: StepEncoder) -> EmaTeacher | SameEncoder:
+        if self.teacher == "ema":
+            return EmaTeacher(steps, *self.momentum)
+        return SameEncoder(gradient=self.teacher == "collapse")
 
     def _trunk(self, facts: dict[str, Any]) -> nn.Module | None:
         if "channels" not in facts:
