@@ -13,7 +13,8 @@ def command_rollout(words: Sequence[str]) -> int:
     parser = command_parser(
         "rollout",
         "How often does a policy succeed in a gymnasium environment? Beside the untrained policy, no "
-        "action, random actions and a scripted expert, from the same starts. An episode is drawn in rollout.html.",
+        "action, random actions and a scripted expert, from the same starts. Episodes are drawn in "
+        "rollout.html.",
         "anyjepa rollout runs/act-jepa --environment Pendulum-v1 --episodes 100",
     )
     parser.add_argument("run", help="the run's folder, of act-jepa")
@@ -61,6 +62,6 @@ def show_rollouts(result: dict[str, Any]) -> None:
     console.print(table)
     console.print(
         f"{result['episodes']} episodes of {result['environment']}; success: {result['criterion']}.\n"
-        f"An episode is drawn in {result['page']}.",
+        f"Episodes are drawn in {result['page']}.",
         highlight=False,
     )

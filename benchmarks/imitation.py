@@ -15,7 +15,7 @@ Of each: success and reward over the episodes of `Pendulum-v1` in closed loop, t
 (or as many actions as --execute says); the mean absolute error of actions on held-out episodes, in their
 deviations; RMSE and ATE of the states to come that a new predictor reads out of the frozen encoder on
 held-out episodes. Then what the paper's note expects, each with its margin over seeds (Student t): checks 10
-to 14. Three minutes a seed on one thread; runs that are there already are not trained again.
+to 14. Four minutes a seed on one thread; runs that are there already are not trained again.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def one_seed(options: argparse.Namespace, seed: int) -> tuple[dict[str, dict[str
             rows["untrained"]["action_error"] = action_error(bench, run.untrained())
     probed = {"actions": runs["actions"], "shuffled": runs["shuffled"], "two stages": alone}
     found = future_states(
-        runs["joint"], others=probed, probing=replace(Probing(), depth=2, batch_size=256), seed=seed
+        runs["joint"], others=probed, probing=replace(Probing(), depth=2, batch_size=128), seed=seed
     )
     for name in ("joint", "untrained", *probed):
         ending = "" if name == "joint" else f"_{name}"

@@ -264,6 +264,12 @@ class ActionChunks(Method):
         if not self.state_weight:
             predictor.requires_grad_(False)
 
+    imagining = (
+        "Windows of demonstrations: the states that were passed, and the actions that were demonstrated "
+        "beside those that the policy predicts from the first step alone. Predictions that follow at first and part "
+        "later say how many actions of a chunk to carry out before the next is asked for."
+    )
+
     @property
     def policy(self) -> Policy:
         """Context encoder and action decoder."""

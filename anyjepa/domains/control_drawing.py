@@ -15,7 +15,8 @@ __all__ = ["film", "lines_figure", "pendulum_frame", "window_figure", "window_sh
 SIDE = 48  # pixels of a sheet
 SHOWN = 4  # numbers of a state and of an action that are drawn
 PANEL, WIDE, LEFT = 72, 420, 64  # height of a panel, its width, and the margin for its name
-COLOURS = {"states": "#7a8699", "demonstrated": "#7a8699", "predicted": "#d9480f", "executed": "#1c6dd0"}
+COLOURS = {"states": "#7a8699", "demonstrated": "#7a8699", "predicted": "#d9480f", "executed": "#1c6dd0",
+           "expert": "#2b8a3e"}  # fmt: skip
 FRAMES = 10  # of a film
 
 
@@ -58,10 +59,12 @@ def window_figure(batch: dict[str, Tensor], index: int, facts: dict) -> str:
     return lines_figure(panels, facts.get("rate", 0.0))
 
 
-def lines_figure(panels: Sequence[tuple[str, dict[str, np.ndarray]]], rate: float = 0.0) -> str:
+def lines_figure(
+    panels: Sequence[tuple[str, dict[str, np.ndarray]]], rate: float = 0.0, marks: Sequence[int] = ()
+) -> str:
     """SVG of panels one below the other, each a name and lines (steps,) by what they are; NaN leaves a gap.
 
-    rate: steps a second, 0 where unknown.
+    rate: steps a second, 0 where unknown. marks: steps at which a thin upright line stands.
     """
     drawn, steps = [], max((len(line) for _, lines in panels for line in lines.values()), default=1)
     for row, (name, lines) in enumerate(panels):
@@ -75,6 +78,10 @@ def lines_figure(panels: Sequence[tuple[str, dict[str, np.ndarray]]], rate: floa
             f'<text x="{LEFT - 8}" y="{top + 52}" text-anchor="end" class="end">{low:.3g}</text>'
             f'<rect x="{LEFT}" y="{top}" width="{WIDE}" height="{PANEL - 20}" class="panel"/>'
         )
+        drawn += [
+            f'<path d="M{LEFT + step / steps * WIDE:.1f} {top}v{PANEL - 20}" class="panel"/>'
+            for step in marks
+        ]
         for what, line in lines.items():
             across = LEFT + (np.arange(len(line)) + 0.5) / steps * WIDE
             down = top + (PANEL - 20) * (0.94 - 0.88 * (line - low) / span)

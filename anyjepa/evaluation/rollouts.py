@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import html
 import math
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from anyjepa.core.method import Batch
 from anyjepa.domains.control_drawing import film, lines_figure
 from anyjepa.domains.control_pendulum import expert
 from anyjepa.engine.checkpoint import checkpoints
-from anyjepa.engine.files import explained, write_whole
+from anyjepa.engine.files import append_line, explained, write_whole
 from anyjepa.engine.run import Run, load
 from anyjepa.evaluation.confidence import accuracy_interval, paired_difference_interval
 
@@ -35,13 +36,15 @@ class Task:
 
     succeeded: from the states (steps, numbers) of an episode and whether the environment ended it itself.
     words: the same as a person reads it. expert: from states (n, numbers) to actions, None where unknown.
-    rate: steps a second.
+    rate: steps a second. states, actions: names of their numbers, with units.
     """
 
     succeeded: Callable[[np.ndarray, bool], bool]
     words: str
     expert: Policy | None = None
     rate: float = 0.0
+    states: tuple[str, ...] = ()
+    actions: tuple[str, ...] = ()
 
 
 def _held_up(states: np.ndarray, ended: bool) -> bool:
@@ -49,10 +52,12 @@ def _held_up(states: np.ndarray, ended: bool) -> bool:
 
 
 TASKS = {
-    "Pendulum-v1": Task(_held_up, "within 18 degrees of upright in all of the last 50 steps", expert, 20.0),
+    "Pendulum-v1": Task(_held_up, "within 18 degrees of upright in all of the last 50 steps", expert, 20.0,
+        ("cos angle", "sin angle", "rad/s"), ("torque, Nm",)),
     "MountainCarContinuous-v0": Task(
         lambda states, ended: ended, "the car reaches the flag",
         lambda states: np.where(states[:, 1:] >= 0, 1.0, -1.0).astype(np.float32), 0.0,
+        ("position", "speed"), ("force",),
     ),
 }  # fmt: skip
 
@@ -147,7 +152,8 @@ def rollout(
     """How often a policy succeeds in an environment, beside the untrained one, none, chance and the expert.
 
     All begin with the same seeds, ``seed`` and those after it, which no training saw. Writes
-    ``rollout.html`` into the run's folder: an episode, what was planned and what was carried out.
+    ``rollout.html`` into the run's folder: the first episode and the first that failed, what was planned and
+    what was carried out, beside what the expert would have done. Added to the run's ``evaluations.jsonl``.
 
     Args:
         run: of ``act-jepa``, trained on states and actions of that environment, or its folder.
@@ -201,22 +207,41 @@ def rollout(
         "execute": trained.execute, "ensemble": ensemble,
     }  # fmt: skip
     reached: dict[str, Tensor] = {}
-    shown: _Shown | None = None
+    shown: dict[str, list[_Shown]] = {}
     for name, policy in policies.items():
         done = _episodes(environment, task, policy, episodes, steps, seed)
         reached[name] = torch.tensor(done.succeeded, dtype=torch.float32)
         value, low, high = accuracy_interval(reached[name])
         result |= {f"success{name}": value, f"success{name}_low": low, f"success{name}_high": high}
         result[f"reward{name}"] = float(np.mean(done.rewards))
-        shown = shown or done.first
+        shown.setdefault(name, done.shown)
     for other in ("_untrained", "_random"):
         value, low, high = paired_difference_interval(reached[""], reached[other])
         result |= {f"gain{other}": value, f"gain{other}_low": low, f"gain{other}_high": high}
-    assert shown is not None
+    drawn = {"The first episode": shown[""][0]}
+    missed = [n for n, done in enumerate(reached[""].tolist()) if not done]
+    if missed and missed[0]:
+        drawn[f"The first that failed, episode {missed[0] + 1}"] = shown[""][missed[0]]
     page = Path(opened.path) / "rollout.html"
     with explained(f"write {page}"):
-        write_whole(page, _page(shown, task, result).encode("utf-8", "replace"))
+        write_whole(page, _page(drawn, task, result).encode("utf-8", "replace"))
+    append_line(Path(opened.path) / "evaluations.jsonl", _row(result))
     return result | {"page": str(page)}
+
+
+def _row(result: dict[str, Any]) -> dict[str, Any]:
+    """As a line of ``evaluations.jsonl``; taking no action stands for the input without any encoder."""
+    kinds = {"trained": "", "untrained": "_untrained", "raw": "_still"}
+    how = f"{result['execute']} actions" if result["ensemble"] is None else f"ensemble {result['ensemble']:g}"
+    return {
+        "probe": f"rollout, {how}", "metric": "success", "value": result["success"],
+        "low": result["success_low"], "high": result["success_high"],
+        "untrained": result["success_untrained"], "raw": result["success_still"],
+        "gain_over_untrained": [result[f"gain_untrained{end}"] for end in ("", "_low", "_high")],
+        "metrics": {"reward": {kind: result[f"reward{name}"] for kind, name in kinds.items()}},
+        "test": result["episodes"], "data": result["environment"],
+        "date": datetime.datetime.now().isoformat(timespec="seconds"),
+    }  # fmt: skip
 
 
 @dataclass
@@ -232,7 +257,7 @@ class _Shown:
 class _Done:
     succeeded: list[bool]
     rewards: list[float]
-    first: _Shown
+    shown: list[_Shown]
 
 
 def _made(environment: str) -> Any:
@@ -249,20 +274,21 @@ def _episodes(
         policy.reset()
     now = np.stack([world.reset(seed=seed + n)[0] for n, world in enumerate(worlds)]).astype(np.float32)
     seen: list[list[np.ndarray]] = [[] for _ in worlds]
-    done: list[np.ndarray] = []
+    done: list[list[np.ndarray]] = [[] for _ in worlds]
     rewards, over, ended = np.zeros(episodes), np.zeros(episodes, bool), np.zeros(episodes, bool)
-    planned: list[tuple[int, np.ndarray]] = []
+    planned: list[list[tuple[int, np.ndarray]]] = [[] for _ in worlds]
     step = 0
     while not over.all() and (steps is None or step < steps):
         before = policy.asked if isinstance(policy, Controller) else 0
         actions = policy(now)
-        if isinstance(policy, Controller) and policy.asked > before and not over[0]:
-            planned.append((step, np.concatenate([actions[:1], policy.planned[0]])))
+        if isinstance(policy, Controller) and policy.asked > before:
+            ahead = np.concatenate([actions[:, None], policy.planned], axis=1)
+            for n in np.flatnonzero(~over):
+                planned[n].append((step, ahead[n]))
         space = worlds[0].action_space
         actions = np.clip(actions, space.low, space.high).astype(space.dtype)
-        if not over[0]:
-            done.append(actions[0])
         for n in np.flatnonzero(~over):
+            done[n].append(actions[n])
             seen[n].append(now[n].copy())
             now[n], reward, stopped, late, _ = worlds[n].step(actions[n])
             rewards[n] += float(reward)
@@ -271,15 +297,17 @@ def _episodes(
     for world in worlds:
         world.close()
     succeeded = [task.succeeded(np.stack(one), bool(end)) for one, end in zip(seen, ended, strict=True)]
-    return _Done(succeeded, rewards.tolist(), _Shown(np.stack(seen[0]), np.stack(done), planned))
+    parts = [(np.stack(states), np.stack(acts)) for states, acts in zip(seen, done, strict=True)]
+    shown = [_Shown(*part, plan) for part, plan in zip(parts, planned, strict=True)]
+    return _Done(succeeded, rewards.tolist(), shown)
 
 
-def _page(shown: _Shown, task: Task, result: dict[str, Any]) -> str:
-    """The first episode: a film strip, and the actions that were planned and carried out."""
+def _drawn(shown: _Shown, task: Task, result: dict[str, Any]) -> str:
+    """An episode: a film strip, states, and actions as planned, carried out, and as the expert would act."""
     steps, numbers = shown.executed.shape
-    panels = [
-        (f"state {n + 1}", {"states": shown.states[:, n]}) for n in range(min(4, shown.states.shape[1]))
-    ]
+    named = (*task.states, *(f"state {n + 1}" for n in range(len(task.states), shown.states.shape[1])))
+    panels = [(name, {"states": shown.states[:, n]}) for n, name in enumerate(named[:4])]
+    taught = None if task.expert is None else task.expert(shown.states)
     for n in range(min(4, numbers)):
         plan = np.full(steps, np.nan)
         for begun, chunk in shown.planned[
@@ -288,10 +316,18 @@ def _page(shown: _Shown, task: Task, result: dict[str, Any]) -> str:
             end = min(steps, begun + len(chunk))
             plan[begun:end] = chunk[: end - begun, n]
         lines = {"executed": shown.executed[:, n], "predicted": plan}
-        panels.append((f"action {n + 1}", lines))
+        if taught is not None:
+            lines = {"expert": taught[:, n]} | lines
+        panels.append((task.actions[n] if n < len(task.actions) else f"action {n + 1}", lines))
     strip = ""
     if result["environment"] == "Pendulum-v1":
         strip = film(shown.states, shown.executed[:, 0], task.rate)
+    marks = [begun for begun, _ in shown.planned] if result["ensemble"] is None else []
+    return strip + lines_figure(panels, task.rate, marks if result["execute"] > 1 else [])
+
+
+def _page(drawn: dict[str, _Shown], task: Task, result: dict[str, Any]) -> str:
+    """A table of successes, and episodes by their headings."""
     rows = "".join(
         f"<tr><td>{words}</td><td>{result[f'success{name}']:.2f}</td>"
         f"<td>{result[f'success{name}_low']:.2f} to {result[f'success{name}_high']:.2f}</td>"
@@ -300,6 +336,9 @@ def _page(shown: _Shown, task: Task, result: dict[str, Any]) -> str:
                             ("_still", "no action"), ("_random", "random actions"), ("_expert", "expert"))
         if f"success{name}" in result
     )  # fmt: skip
+    episodes = "".join(
+        f"<h2>{html.escape(title)}</h2>{_drawn(shown, task, result)}" for title, shown in drawn.items()
+    )
     title = html.escape(f"Rollouts in {result['environment']}")
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" '
@@ -309,5 +348,7 @@ def _page(shown: _Shown, task: Task, result: dict[str, Any]) -> str:
         f"height:auto;margin:1rem 0}}</style><h1>{title}</h1><p>Success: {html.escape(task.words)}. "
         f"{result['episodes']} episodes, {result['execute']} actions of a chunk carried out before the next "
         "is asked for.</p><table><tr><th>by</th><th>success</th><th>95 %</th><th>reward</th></tr>"
-        f"{rows}</table><h2>The first episode</h2>{strip}{lines_figure(panels, task.rate)}</html>"
+        f"{rows}</table><p>Predicted is what the newest chunk said; executed is that within what the "
+        "actuator can do; expert is what the scripted expert would do in the very state. A thin line marks "
+        f"where the network was asked for a new chunk. A bar below a picture is the torque.</p>{episodes}</html>"
     )

@@ -263,6 +263,7 @@ class Content:
         made: date, and version of what made the page.
         health: label-free measures beside those of the untrained encoder.
         clusters: what clusters gather; None for methods without.
+        pages: (file name, what it shows) of further pages that lie beside the report.
     """
 
     recipe: str
@@ -285,6 +286,7 @@ class Content:
     made: str = ""
     health: Health | str = "Not measured."
     clusters: Clusters | None = None
+    pages: Sequence[tuple[str, str]] = field(default_factory=tuple)
 
 
 def encoded(page: str) -> bytes:
