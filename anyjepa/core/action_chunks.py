@@ -266,8 +266,8 @@ class ActionChunks(Method):
 
     imagining = (
         "Windows of demonstrations: the states that were passed, and the actions that were demonstrated "
-        "beside those that the policy predicts from the first step alone. Predictions that follow at first and part "
-        "later say how many actions of a chunk to carry out before the next is asked for."
+        "beside those that the policy predicts from the first step alone. Predictions that follow at first "
+        "and part later say how many actions of a chunk to carry out before the next is asked for."
     )
 
     @property

@@ -350,5 +350,6 @@ def _page(drawn: dict[str, _Shown], task: Task, result: dict[str, Any]) -> str:
         "is asked for.</p><table><tr><th>by</th><th>success</th><th>95 %</th><th>reward</th></tr>"
         f"{rows}</table><p>Predicted is what the newest chunk said; executed is that within what the "
         "actuator can do; expert is what the scripted expert would do in the very state. A thin line marks "
-        f"where the network was asked for a new chunk. A bar below a picture is the torque.</p>{episodes}</html>"
+        "where the network was asked for a new chunk. A bar below a picture is the torque.</p>"
+        f"{episodes}</html>"
     )
