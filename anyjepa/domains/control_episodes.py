@@ -67,7 +67,7 @@ def open_windows(
     source: ``synthetic-pendulum``; a .npz file with states (episodes, steps, numbers) or, one episode behind
     the other, (all steps, numbers) with episode_ends; with actions alike (or one step less), where known, and
     video (.., height, width, channels), rate and labels (states_train ... of splits); a folder of .npz files
-    of one episode each; a folder that LeRobot wrote (versions 2 and 3); HDF5 of robomimic or of one episode a
+    of one episode, or (episodes, steps, numbers), each; a folder that LeRobot wrote (versions 2 and 3); HDF5 of robomimic or of one episode a
     file; or an array of windows in memory, as of `window_of`.
 
     labels: a CSV, TSV or Parquet file with columns id (an episode) and label, and group where known. split:
@@ -234,14 +234,25 @@ def _from_archives(root: Path, names: Sequence[str], asked: Window) -> FoundEpis
         except (ValueError, TypeError, OSError) as problem:
             found.problems.append(BadSample(name, (str(problem).splitlines() or ["is damaged"])[0]))
             continue
-        if "video" in parts:
+        several = parts["states"].ndim == 3
+        apart = {
+            what: list(values) if several and values.ndim else [values] for what, values in parts.items()
+        }
+        if len({len(values) for values in apart.values()}) > 1:
+            found.problems.append(
+                BadSample(name, "holds other numbers of episodes of states than of the rest")
+            )
+            continue
+        states, actions = apart["states"], apart.get("actions") or [None] * len(apart["states"])
+        if "video" in apart:
             try:
-                _check_videos(name, [parts["video"]], [parts["states"]])
+                _check_videos(name, apart["video"], states)
             except (UserError, TypeError):
                 found.problems.append(BadSample(name, "holds pictures that are not one a step"))
                 continue
-            videos.append(parts["video"])
-        found.episodes.append(_episode(name, parts["states"], parts.get("actions")))
+            videos += apart["video"]
+        names_of = [f"{name} {n}" for n in range(len(states))] if several else [name]
+        found.episodes += [_episode(*one) for one in zip(names_of, states, actions, strict=True)]
     if videos and len(videos) != len(found.episodes):
         raise UserError(f"only some episodes of {root} have pictures: --camera-name none leaves them out.")
     found.pictures = ArrayPictures(videos) if videos else None

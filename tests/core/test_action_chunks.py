@@ -114,6 +114,21 @@ def test_the_teacher_follows_as_it_should():
     assert method.scheduled(context(6, 10))["momentum"] == pytest.approx(0.996 + 0.004 * 5 / 10)
 
 
+def test_targets_without_a_teacher_are_those_of_the_encoder():
+    found = {}
+    for teacher in ("ema", "none", "collapse"):
+        method = method_of(teacher=teacher, action_weight=0.0)
+        loss = method.losses(batch_of(), context())["loss"]
+        loss.backward()
+        found[teacher] = loss, method.encoder.steps.state.weight.grad
+        method.after_step(context())
+        assert bool(method.scheduled(context())) == (teacher == "ema")
+    for teacher in ("none", "collapse"):
+        assert torch.allclose(found[teacher][0], found["ema"][0]), "a teacher begins as a copy"
+    assert torch.allclose(found["none"][1], found["ema"][1], atol=1e-6)
+    assert not torch.allclose(found["collapse"][1], found["ema"][1], atol=1e-6), "gradients pass the targets"
+
+
 def reached(part):
     return any(p.grad is not None and p.grad.any() for p in part.parameters())
 

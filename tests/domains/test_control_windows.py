@@ -256,6 +256,17 @@ def test_damaged_episodes_are_named(tmp_path):
     assert reasons["other.npz"] == "lacks states"
 
 
+def test_files_of_a_folder_may_hold_several_episodes(tmp_path):
+    states, actions = rows(6)
+    (tmp_path / "a.npz").write_bytes(archived(states=np.stack([states] * 3), actions=np.stack([actions] * 3)))
+    (tmp_path / "b.npz").write_bytes(archived(states=np.stack([states] * 3), actions=actions[None]))
+    (tmp_path / "c.npz").write_bytes(archived(states=states, actions=actions))
+    samples = open_windows(str(tmp_path), reading=READING)
+    assert sorted(set(samples.groups)) == ["a.npz 0", "a.npz 1", "a.npz 2", "c.npz"]
+    assert np.array_equal(samples.read(6)["states"], samples.read(0)["states"])
+    assert [problem.identity for problem in samples.problems] == ["b.npz"]
+
+
 @FEW
 def test_a_damaged_table_is_survived(tmp_path, examples):
     root = lerobot(tmp_path / "set", "v3.0", [rows(5, n) for n in range(3)])

@@ -1,5 +1,7 @@
 """Closed loop and the probe of states to come."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -60,7 +62,15 @@ def test_success_is_counted_beside_others(run):
     assert found["success_expert"] == 1
     assert found["success_random"] == 0
     page = (run.path / "rollout.html").read_text()
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == 2, "a film strip and lines of the first episode, which failed"
+    assert "torque, Nm" in page
+    assert "expert" in page
+    told = anyjepa.load(run.path, "cpu").results()[-1]
+    assert (told["value"], told["raw"], told["test"]) == (found["success"], found["success_still"], 3)
+    written = anyjepa.report(run, samples=20)["report"]
+    words = Path(written).read_text(encoding="utf-8")
+    assert 'href="rollout.html"' in words
+    assert "anyjepa rollout" in words
     assert "50 steps" in page
     with pytest.raises(UserError, match="Pendulum-v1"):
         rollout(run, "Pendulum-v2")
