@@ -67,8 +67,8 @@ def open_windows(
     source: ``synthetic-pendulum``; a .npz file with states (episodes, steps, numbers) or, one episode behind
     the other, (all steps, numbers) with episode_ends; with actions alike (or one step less), where known, and
     video (.., height, width, channels), rate and labels (states_train ... of splits); a folder of .npz files
-    of one episode, or (episodes, steps, numbers), each; a folder that LeRobot wrote (versions 2 and 3); HDF5 of robomimic or of one episode a
-    file; or an array of windows in memory, as of `window_of`.
+    of one episode, or (episodes, steps, numbers), each; a folder that LeRobot wrote (versions 2 and 3); HDF5
+    of robomimic or of one episode a file; or an array of windows in memory, as of `window_of`.
 
     labels: a CSV, TSV or Parquet file with columns id (an episode) and label, and group where known. split:
     train or test where the source is split. reading: see `Window.of`.
