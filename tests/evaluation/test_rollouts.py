@@ -8,6 +8,7 @@ import torch
 
 import anyjepa
 from anyjepa.core.errors import UserError
+from anyjepa.domains.control_pendulum import swinging
 from anyjepa.evaluation.future import Probing, errors_of, future_states
 from anyjepa.evaluation.rollouts import TASKS, Controller, ensembled, rollout
 
@@ -96,6 +97,7 @@ def test_who_cannot_act_says_so(run, tmp_path):
         anyjepa.export(run, "safetensors", tmp_path / "a.safetensors", output="actions")
 
 
+@pytest.mark.slow  # the exporter alone takes seconds to import
 def test_an_exported_policy_does_the_same(run, tmp_path):
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
@@ -121,13 +123,19 @@ def test_errors_by_hand():
     assert errors_of(padded, zeros, torch.tensor([[True, False]]))[1] == 1.0
 
 
-def test_states_to_come_are_told_on_other_episodes(run):
-    found = future_states(run, others={"again": run}, probing=Probing(steps=3, batch_size=32, depth=1))
-    assert found["windows"] == [12000, 3600]
-    assert found["episodes"] == 60
+def test_states_to_come_are_told_on_other_episodes(run, tmp_path):
+    parts = {}
+    for split, count in (("train", 8), ("test", 3)):
+        states, actions, _ = swinging(split)
+        parts |= {f"states_{split}": states[:count], f"actions_{split}": actions[:count]}
+    np.savez(tmp_path / "few.npz", **parts)
+    few = str(tmp_path / "few.npz")
+    found = future_states(run, few, others={"again": run}, probing=Probing(steps=3, batch_size=32, depth=1))
+    assert found["windows"] == [480, 180]
+    assert found["episodes"] == 3
     assert found["rmse"] == found["rmse_again"], "the same probe of the same tokens"
     assert found["rmse"] != found["rmse_untrained"]
-    held = run.open(split="test").array
+    held = run.open(few, split="test").array
     wanted = (held["states"] - held["states"][:, :1]) / np.array(run.facts["state_std"])
     errors = wanted[~held["padded"]]
     assert found["rmse_hold"] == pytest.approx(float(np.sqrt((errors**2).mean())), rel=1e-4)
