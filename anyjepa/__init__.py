@@ -30,6 +30,7 @@ _WHERE = {
     "Planner": ("anyjepa.evaluation.planning", "Planner"),
     "CrossEntropy": ("anyjepa.core.planning", "CrossEntropy"),
     "flow": ("anyjepa.evaluation.flow", "flow"),
+    "recommend": ("anyjepa.evaluation.recommending", "recommend"),
     "FineTuning": ("anyjepa.evaluation.finetuning", "FineTuning"),
     "report": ("anyjepa.reports.gather", "report"),
     "pack": ("anyjepa.engine.packing", "pack"),

@@ -81,8 +81,14 @@ def print_scores(results: list[dict[str, Any]]) -> None:
         for name, found in row.get("metrics", {}).items():
             sides = [f"{found[kind]:.3f}" for kind in ("trained", "untrained", "raw")]
             table.add_row("", name.replace("_", " "), *sides, "", style="dim")
-    for name, value in results[0].get("baselines", {}).items():
-        table.add_row(name, "accuracy", "", "", f"{value:.3f}", "", style="dim")
+    # every result on labels has the same ones
+    with_baselines = {
+        row["probe"] == "recommendation": row for row in reversed(results) if row.get("baselines")
+    }
+    for own, row in with_baselines.items():
+        for name, value in row["baselines"].items():
+            metric = row["metric"] if own else "accuracy"
+            table.add_row(name, metric, "", "", f"{value:.3f}", "", style="dim")
     console = Console(markup=False, emoji=False, soft_wrap=True, highlight=False)
     console.print(table)
     for row in results:

@@ -15,15 +15,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import statistics
 from pathlib import Path
 from typing import Any
 
+from once import trained_once
+
 import anyjepa
 from anyjepa.engine.files import read_lines
-from anyjepa.engine.run import load
-from anyjepa.engine.train import Settings, train
+from anyjepa.engine.train import Settings
 from anyjepa.evaluation.confidence import mean_interval
 from anyjepa.recipes import recipe
 from anyjepa.recipes.fields import parse_words
@@ -72,14 +72,9 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
 def one(options: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
     """Train one setting with one seed and probe it; a finished one is not trained again."""
     out = Path(options.out) / f"{options.recipe}-{name}-{seed}"
-    try:
-        if load(out).config["status"] != "finished":
-            raise anyjepa.UserError("not finished")
-    except anyjepa.UserError:
-        shutil.rmtree(out, ignore_errors=True)
-        settings = Settings(seed=seed, steps=options.steps, quiet=True)
-        fields = {**options.fields, **SETTINGS[options.recipe][name]}
-        train(options.recipe, options.data, out, preset=options.preset, settings=settings, **fields)
+    settings = Settings(seed=seed, steps=options.steps, quiet=True)
+    fields = {**options.fields, **SETTINGS[options.recipe][name]}
+    trained_once(out, options.recipe, options.data, preset=options.preset, settings=settings, **fields)
     row: dict[str, Any] = {"setting": name, "seed": seed}
     for result in anyjepa.evaluate(out, probe=["linear", "knn"])["results"]:
         row[result["probe"]] = result["value"]

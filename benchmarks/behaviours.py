@@ -1,4 +1,4 @@
-"""Check at small scale what the papers' notes expect of V-JEPA, A-JEPA, S-JEPA, EEG-VJEPA and Brain-JEPA.
+"""Check at small scale what papers' notes expect of S-, V-, A-, EEG-V-, Brain-, 3D-, AD-L- and SAR-JEPA.
 
     python benchmarks/behaviours.py --seeds 0 1 2
     python benchmarks/behaviours.py --only s-copy s-places --seeds 0 1 2
@@ -7,7 +7,8 @@
 Each check trains the preset `tiny` with one thing changed, and prints one line an expectation: its two
 figures of each seed, the mean margin between them with its 95 % interval over seeds (Student t), and whether
 it shows, that is whether the interval lies beyond 0. Checks that share a training train it once. Real data is
-named by --digits, --hcp, --ssvep and --eeglab; checks without theirs use simulated data, or are passed over.
+named by --digits, --hcp, --ssvep, --eeglab, --clouds and --chips; checks without theirs use simulated data,
+or are passed over.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import behaviours_eeg
+import behaviours_space
 import fingerprint
 import numpy as np
 import torch
@@ -232,6 +234,7 @@ CHECKS: dict[str, Callable[[Bench], list[Claim]]] = {
     **behaviours_eeg.CHECKS,
     "b-copy": brain_copies, "b-positions": brain_positions, "b-masks": brain_masks,
     "b-subjects": brain_subjects,
+    **behaviours_space.CHECKS,
 }  # fmt: skip
 
 
@@ -248,6 +251,8 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--hcp", help="runs of fMRI, one of each subject, a volume every 0.72 s")
     parser.add_argument("--ssvep", help="folder with recordings/ and trials.csv")
     parser.add_argument("--eeglab", help="a recording of other electrodes")
+    parser.add_argument("--clouds", help="labelled point clouds whose third axis is up")
+    parser.add_argument("--chips", help="labelled radar chips")
     parser.add_argument("--out", type=Path, default=Path("runs/behaviours"), help="folder for the runs")
     parser.add_argument("--json", action="store_true", help="one object a line")
     options = parser.parse_args(words)

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from once import trained_once
 from torch import Tensor
 
-import anyjepa
 from anyjepa.core.method import Context
 from anyjepa.core.tokens import take
 from anyjepa.engine.randomness import step_generator
-from anyjepa.engine.run import Run, load
-from anyjepa.engine.train import Settings, train
+from anyjepa.engine.run import Run
+from anyjepa.engine.train import Settings
 from anyjepa.evaluation.confidence import mean_interval
 from anyjepa.evaluation.probes import knn_probe, linear_probe
 from anyjepa.evaluation.sides import both_sides
@@ -62,18 +61,12 @@ class Bench:
         steps = self.options.steps or steps
         told = json.dumps([name, data, steps, sorted(fields.items())])
         out = self.out / f"{name}-{hashlib.sha256(told.encode()).hexdigest()[:10]}-{self.seed}"
-        try:
-            if load(out, "cpu").config["status"] != "finished":
-                raise anyjepa.UserError("not finished")
-        except anyjepa.UserError:
-            shutil.rmtree(out, ignore_errors=True)
-            every = max(1, (steps or 300) // 10)
-            settings = Settings(
-                seed=self.seed, steps=steps, quiet=True, workers=0, device="cpu", log_every=10,
-                checkpoint_every=every, keep_checkpoints=0,
-            )  # fmt: skip
-            train(name, data, out, preset="tiny", settings=settings, **fields)
-        return load(out, "cpu")
+        every = max(1, (steps or 300) // 10)
+        settings = Settings(
+            seed=self.seed, steps=steps, quiet=True, workers=0, device="cpu", log_every=10,
+            checkpoint_every=every, keep_checkpoints=0,
+        )  # fmt: skip
+        return trained_once(out, name, data, preset="tiny", settings=settings, **fields)
 
     def score(self, run: Run, data: str | None = None, labels: str | None = None, **how: Any) -> float:
         """Accuracy of a linear probe of the embedding on test samples."""

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
+from once import trained_once
+
 import anyjepa
-from anyjepa.engine.run import load
-from anyjepa.engine.train import Settings, train
+from anyjepa.engine.train import Settings
 from anyjepa.evaluation.confidence import mean_interval
 from anyjepa.evaluation.flow import flow
 from anyjepa.recipes import recipe
@@ -44,15 +44,10 @@ MEASURES = ("linear", "knn", "epe")
 def one(options: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
     """Train one setting with one seed and measure it; a finished one is not trained again."""
     out = Path(options.out) / f"{name}-{seed}"
-    try:
-        if load(out).config["status"] != "finished":
-            raise anyjepa.UserError("not finished")
-    except anyjepa.UserError:
-        shutil.rmtree(out, ignore_errors=True)
-        settings = Settings(seed=seed, steps=options.steps, quiet=True)
-        fields = {**options.fields, **SETTINGS[name]}
-        train("mc-jepa", options.data, out, preset=options.preset, settings=settings, **fields)
-    run, row = load(out), {"setting": name, "seed": seed}
+    settings = Settings(seed=seed, steps=options.steps, quiet=True)
+    fields = {**options.fields, **SETTINGS[name]}
+    run = trained_once(out, "mc-jepa", options.data, preset=options.preset, settings=settings, **fields)
+    row: dict[str, Any] = {"setting": name, "seed": seed}
     scored = anyjepa.evaluate(run, options.data, probe=["linear", "knn"])
     for result in scored["results"]:
         row |= {result["probe"]: result["value"]}

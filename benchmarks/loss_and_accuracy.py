@@ -17,18 +17,17 @@ import argparse
 import html
 import itertools
 import json
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from once import trained_once
 
-import anyjepa
 from anyjepa.engine.files import read_lines
-from anyjepa.engine.run import Run, load
-from anyjepa.engine.train import Settings, train
+from anyjepa.engine.run import Run
+from anyjepa.engine.train import Settings
 from anyjepa.evaluation.probes import linear_probe
 from anyjepa.recipes import recipe
 from anyjepa.recipes.fields import parse_words
@@ -43,16 +42,9 @@ COLOURS = ("#0072b2", "#56b4e9", "#009e73", "#e69f00", "#d55e00", "#cc79a7")
 def one(options: argparse.Namespace, weight: float, rate: float, steps: int) -> dict[str, Any]:
     """Train and probe one setting."""
     out = Path(options.out) / f"lambda-{weight:g}-rate-{rate:g}-steps-{steps}"
-    try:
-        finished = load(out, "cpu").config["status"] == "finished"
-    except anyjepa.UserError:
-        finished = False
-    if not finished:
-        shutil.rmtree(out, ignore_errors=True)
-        settings = Settings(seed=options.seed, steps=steps, quiet=True, log_every=20)
-        fields = {**SMALL, **options.fields, "regularisation": weight, "learning_rate": rate}
-        train("lejepa", options.data, out, preset="tiny", settings=settings, **fields)
-    run = load(out)
+    settings = Settings(seed=options.seed, steps=steps, quiet=True, log_every=20)
+    fields = {**SMALL, **options.fields, "regularisation": weight, "learning_rate": rate}
+    run = trained_once(out, "lejepa", options.data, preset="tiny", settings=settings, **fields)
     last = read_lines(out / "metrics.jsonl")[-1]
     return {
         "lambda": weight, "rate": rate, "steps": steps,

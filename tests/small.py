@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 from anyjepa.engine.checkpoint import checkpoints
 from anyjepa.engine.journal import Journal
 from anyjepa.engine.train import Settings, train
-from anyjepa.recipes import recipe
+from anyjepa.recipes import recipe, recipes
 
 FIELDS = {
     "width": 24, "depth": 2, "heads": 2,
@@ -23,6 +24,15 @@ FIELDS = {
     "image_size": (16, 16), "patch_size": 4, "batch_size": 16,
 }  # fmt: skip
 FACTS = {"channels": 1, "mean": [127.0], "std": [70.0]}
+
+
+# one of each kind of thing that a step may do beyond predicting masked tokens
+KINDS = ("i-jepa", "lejepa", "ad-l-jepa", "dseq-jepa", "image-volume", "mc-jepa", "s-jepa")
+
+
+def every_recipe(quick=KINDS):
+    """All recipes as parameters of a test; those that are not `quick` are left to the slow tests."""
+    return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in recipes()]
 
 
 def words(fields=FIELDS):

@@ -58,7 +58,7 @@ def mistake(capsys):
     return run
 
 
-@pytest.mark.parametrize("source", ["digits", "folder"])
+@pytest.mark.parametrize("source", [pytest.param("digits", marks=pytest.mark.slow), "folder"])
 def test_from_images_to_a_page(tmp_path, answer, source):
     data = "digits" if source == "digits" else picture_folder(tmp_path / "data", 60)
     samples = 1438 if source == "digits" else 60
@@ -101,6 +101,7 @@ def same_embeddings(table, array, samples):
     assert len(set(rows["label"].to_pylist())) > 1
 
 
+@pytest.mark.slow
 def test_settings_are_tried_and_ranked(tmp_path, answer):
     typed = ["--grid", "learning_rate=1e-3,2e-3", "--data", "digits", "--out", tmp_path, "--steps", 2]
     result = answer("sweep", "i-jepa", *typed, *words())

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from recapture import BATCH, GOLDEN, SEED, golden_losses, smallest
-from small import killed_at, same_to_the_bit
+from small import every_recipe, killed_at, same_to_the_bit
 
 import anyjepa
 from anyjepa.core.method import Context
@@ -21,21 +21,16 @@ from anyjepa.recipes.fields import fields_of
 # Losses of fp64 parameters are computed in fp64; sums may be taken in another order on another machine.
 TOLERANCE = 1e-9
 
-every_recipe = pytest.mark.parametrize("name", recipes())
+all_recipes = pytest.mark.parametrize("name", recipes())
+SETTINGS = anyjepa.Settings(quiet=True, workers=0, log_every=1, checkpoint_every=1, steps=2)
 
 
 @pytest.fixture(scope="module", params=recipes())
 def trained(request, tmp_path_factory):
-    """Two runs of the smallest preset, two steps long: one never stopped, the other killed in its second
-    step and gone on with by another number of loader processes."""
-    name, folder = request.param, tmp_path_factory.mktemp(request.param)
-    options = {"quiet": True, "workers": 0, "log_every": 1, "checkpoint_every": 1, "steps": 2}
-    settings = anyjepa.Settings(**options)
-    anyjepa.train(name, out=folder / "whole", settings=settings, batch_size=BATCH)
-    stopped = folder / "stopped"
-    killed_at(2, anyjepa.train, name, out=stopped, settings=settings, batch_size=BATCH)
-    anyjepa.train(name, out=stopped, resume=True, settings=replace(settings, workers=1))
-    return name, folder / "whole", stopped
+    """A run of the smallest preset, two steps long."""
+    out = tmp_path_factory.mktemp(request.param) / "whole"
+    anyjepa.train(request.param, out=out, settings=SETTINGS, batch_size=BATCH)
+    return out
 
 
 def drawn(name):
@@ -45,7 +40,7 @@ def drawn(name):
     return build_method(kind, facts, SEED), batch, Context(1, 10, step_generator(SEED, 1))
 
 
-@every_recipe
+@all_recipes
 def test_it_says_what_it_is(name):
     kind = recipe(name)
     assert issubclass(kind, Recipe)
@@ -60,7 +55,7 @@ def test_it_says_what_it_is(name):
     assert len(domains()[kind.domain].open(kind.example_data)) >= BATCH
 
 
-@every_recipe
+@all_recipes
 def test_gradients_reach_all_that_learns_and_nothing_else(name):
     method, batch, context = drawn(name)
     losses = method(batch, context)
@@ -78,7 +73,7 @@ def test_gradients_reach_all_that_learns_and_nothing_else(name):
         assert parameter.grad.any(), part_name
 
 
-@every_recipe
+@all_recipes
 def test_a_step_depends_on_its_generator_only(name):
     method, batch, context = drawn(name)
     first = method(batch, context)["loss"]
@@ -89,7 +84,7 @@ def test_a_step_depends_on_its_generator_only(name):
     assert torch.equal(first, other) is not method.draws
 
 
-@every_recipe
+@all_recipes
 def test_the_loss_of_three_steps_is_the_golden_one(name):
     golden = json.loads(GOLDEN.read_text())
     assert name in golden, (
@@ -104,14 +99,17 @@ def test_no_golden_loss_is_left_of_a_recipe_that_went():
     assert json.loads(GOLDEN.read_text()).keys() == recipes().keys()
 
 
-def test_being_killed_changes_nothing(trained):
-    _, whole, stopped = trained
-    assert same_to_the_bit(whole, stopped)
+@pytest.mark.parametrize("trained", every_recipe(), indirect=True)
+def test_being_killed_changes_nothing(trained, tmp_path):
+    """Killed in its second step, and gone on with by another number of loader processes."""
+    name, stopped = anyjepa.load(trained, "cpu").recipe.name, tmp_path / "stopped"
+    killed_at(2, anyjepa.train, name, out=stopped, settings=SETTINGS, batch_size=BATCH)
+    anyjepa.train(name, out=stopped, resume=True, settings=replace(SETTINGS, workers=1))
+    assert same_to_the_bit(trained, stopped)
 
 
 def test_what_was_saved_loads_and_embeds_the_same(trained):
-    _, whole, stopped = trained
-    run, again = anyjepa.load(whole, "cpu"), anyjepa.load(stopped, "cpu")
+    run, again = anyjepa.load(trained, "cpu"), anyjepa.load(trained, "cpu")
     samples = run.open()
     some = torch.arange(BATCH).numpy()
     embeddings = run.embed(samples, indices=some)
@@ -123,8 +121,7 @@ def test_what_was_saved_loads_and_embeds_the_same(trained):
 
 
 def test_an_embedding_depends_on_no_other_sample_and_no_order(trained):
-    _, whole, _ = trained
-    run = anyjepa.load(whole, "cpu")
+    run = anyjepa.load(trained, "cpu")
     samples = run.open()
     some = torch.arange(BATCH).numpy()
     embeddings = run.embed(samples, indices=some)
@@ -134,9 +131,8 @@ def test_an_embedding_depends_on_no_other_sample_and_no_order(trained):
 
 
 def test_it_is_exported_without_a_difference(trained, tmp_path):
-    _, whole, _ = trained
-    result = anyjepa.export(whole, "safetensors", tmp_path / "encoder.safetensors")
+    result = anyjepa.export(trained, "safetensors", tmp_path / "encoder.safetensors")
     assert result["max_difference"] == 0
-    run, again = anyjepa.load(whole, "cpu"), anyjepa.load(tmp_path / "encoder.safetensors", "cpu")
+    run, again = anyjepa.load(trained, "cpu"), anyjepa.load(tmp_path / "encoder.safetensors", "cpu")
     some = torch.arange(BATCH).numpy()
     assert torch.equal(run.embed(run.open(), indices=some), again.embed(run.open(), indices=some))

@@ -16,6 +16,7 @@ from anyjepa.domains.names import Names
 from anyjepa.domains.number_files import read_array
 from anyjepa.domains.packs import required_pack
 from anyjepa.domains.point_samples import ArrayClouds, PackClouds
+from anyjepa.domains.point_sources import point_set
 from anyjepa.domains.sources import existing, list_files, list_folders, natural_split, only_train
 
 __all__ = ["SUFFIXES", "open_lidar"]
@@ -50,7 +51,7 @@ def open_lidar(
     }  # fmt: skip
     if isinstance(source, np.ndarray):
         return LidarSamples(
-            "an array", ArrayClouds(_set(source, "the array")), "frames in an array", **options
+            "an array", ArrayClouds(point_set(source, "the array", "frames")), "frames in an array", **options
         )
     typed = os.fspath(source)
     if typed == SIMULATED:
@@ -74,7 +75,7 @@ def open_lidar(
         raise UserError(f"{typed} is no file of LiDAR frames: give .bin, .pcd, .ply or .npy")
     only_train(split, typed)
     if path.suffix.lower() == ".npy":
-        store = ArrayClouds(_set(_array(path), typed))
+        store = ArrayClouds(point_set(_array(path), typed, "frames"))
         return LidarSamples(typed, store, "frames in a .npy file", **options)
     store = FileFrames(str(path.parent), [path.name], asked.get("columns", 0))
     return LidarSamples(typed, store, f"{_format(store)} frames", **options)
@@ -103,16 +104,3 @@ def _array(path: Path) -> np.ndarray:
         return read_array(path, mapped=True)
     except (ValueError, EOFError, OSError) as error:
         raise UserError(f"{path} is not a .npy file of numbers: {str(error).splitlines()[0]}") from None
-
-
-def _set(values: np.ndarray, source: str) -> np.ndarray:
-    """(n, points, 3 or more), or (n,) of frames. Raises UserError for any other array."""
-    if values.dtype == object and values.ndim == 1:
-        return values
-    if values.dtype.kind not in "biuf":
-        raise UserError(f"{source} holds values of type {values.dtype}: give numbers")
-    if values.ndim == 2 and values.shape[1] >= 3:
-        return values[None]
-    if values.ndim != 3 or values.shape[2] < 3:
-        raise UserError(f"{source} has shape {values.shape}: give frames as (n, points, 3 or more)")
-    return values

@@ -46,7 +46,7 @@ from anyjepa.domains.sources import (
     split_order,
 )
 
-__all__ = ["open_points"]
+__all__ = ["open_points", "point_set"]
 
 CLOUD_KEYS = ("data", "points", "pos", "xyz", "x", "clouds")
 LABEL_KEYS = ("label", "labels", "y", "target", "targets")
@@ -96,7 +96,7 @@ def open_points(
     listed in ``problems`` or raise BadSample when they are read.
     """
     if isinstance(source, np.ndarray):
-        typed, found = "an array", _Found(ArrayClouds(_set(source, "the array")), "clouds in an array")
+        typed, found = "an array", _Found(ArrayClouds(point_set(source, "the array")), "clouds in an array")
     else:
         typed = os.fspath(source)
         found = _found(typed, split, on_surface)
@@ -286,7 +286,7 @@ def _named(classes: list[str] | None, folder: Path) -> list[str] | None:
     return [names[int(name)] for name in classes]
 
 
-def _set(values: np.ndarray, source: str) -> np.ndarray:
+def point_set(values: np.ndarray, source: str, things: str = "clouds") -> np.ndarray:
     """(n, points, 3 or more), or (n,) of clouds. Raises UserError for any other array."""
     if values.dtype == object and values.ndim == 1:
         return values
@@ -295,7 +295,7 @@ def _set(values: np.ndarray, source: str) -> np.ndarray:
     if values.ndim == 2 and values.shape[1] >= 3:
         return values[None]
     if values.ndim != 3 or values.shape[2] < 3:
-        raise UserError(f"{source} has shape {values.shape}: give clouds as (n, points, 3 or more)")
+        raise UserError(f"{source} has shape {values.shape}: give {things} as (n, points, 3 or more)")
     return values
 
 
@@ -307,7 +307,7 @@ def _npy(path: Path, split: str | None) -> _Found:
             values = np.array(values)
     except (ValueError, EOFError, OSError) as error:
         raise UserError(f"{path} is not a .npy file of numbers: {str(error).splitlines()[0]}") from None
-    return _Found(ArrayClouds(_set(values, str(path))), "clouds in a .npy file")
+    return _Found(ArrayClouds(point_set(values, str(path))), "clouds in a .npy file")
 
 
 def _npz(path: Path, split: str | None) -> _Found:
@@ -330,7 +330,7 @@ def _npz(path: Path, split: str | None) -> _Found:
     values = table[stem]
     store, kind = _voxels(values, rows, stem, path) if stem.startswith("voxels") else (None, "")
     if store is None:
-        store, kind = ArrayClouds(_set(values, f"{stem} in {path}")[rows], rows), "clouds in a .npz file"
+        store, kind = ArrayClouds(point_set(values, f"{stem} in {path}")[rows], rows), "clouds in a .npz file"
     if label_key is None:
         return _Found(store, kind, tables=[str(path)])
     if len(table[label_key]) != len(values):

@@ -26,6 +26,7 @@ from anyjepa.core.fixations import (
 )
 from anyjepa.core.rotations import between
 from anyjepa.domains.image_views import DRAWN, PARAMETERS, Views
+from anyjepa.domains.views_samples import NUMBERS
 
 Batch = dict[str, Tensor]
 Drawn = Float[Tensor, "batch views numbers"]
@@ -106,7 +107,7 @@ class Posed(Maker):
 
     def relation(self, before: Parameters, after: Parameters) -> Float[Tensor, "*any actions"]:
         """Relative rotation (w >= 0), or cosine and sine of the turn; differences over their scale."""
-        wide = {"quaternion": 4, "turn": 1, "none": 0}[self.rotation]
+        wide = NUMBERS[self.rotation]
         parts = []
         if self.rotation == "quaternion":
             parts.append(between(before[..., :4], after[..., :4]))

@@ -17,7 +17,7 @@ from anyjepa.domains import Samples
 from anyjepa.domains.images import Images
 from anyjepa.domains.views_drawing import sequence_drawn, strip
 from anyjepa.domains.views_salience import open_with_maps
-from anyjepa.domains.views_samples import OneByOne, ViewSamples, record
+from anyjepa.domains.views_samples import NUMBERS, OneByOne, ViewSamples, record
 from anyjepa.domains.views_sources import from_records, open_views
 
 __all__ = ["ManyViews"]
@@ -124,7 +124,7 @@ class ManyViews(Images):
         random, views = np.random.default_rng(0), facts["views"]
         shape = (count, views, facts["height"], facts["width"], facts["channels"])
         pixels = random.normal(facts["mean"], facts["std"], shape).astype(np.float32)
-        wide = {"quaternion": 4, "turn": 1, "none": 0}[facts["rotation"]]
+        wide = NUMBERS[facts["rotation"]]
         poses = random.normal(size=(count, views, wide + len(facts["others"]))).astype(np.float32)
         return [record(*one) for one in zip(pixels, poses, strict=True)]
 

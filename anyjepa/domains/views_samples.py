@@ -13,7 +13,17 @@ from anyjepa.core.errors import BadSample, UserError
 from anyjepa.domains.fingerprints import digest_of
 from anyjepa.domains.image_files import check_finite, conform, decode
 
-__all__ = ["ArrayViews", "FileViews", "OneByOne", "Poses", "ViewSamples", "Views", "Wanted", "record"]
+__all__ = [
+    "NUMBERS",
+    "ArrayViews",
+    "FileViews",
+    "OneByOne",
+    "Poses",
+    "ViewSamples",
+    "Views",
+    "Wanted",
+    "record",
+]
 
 NUMBERS = {"quaternion": 4, "turn": 1, "none": 0}
 

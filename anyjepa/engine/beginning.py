@@ -111,6 +111,9 @@ def stretched(before: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
 def fill_from(init: str | Path, method: Method, kind: Recipe) -> None:
     """Give `method` all that the run `init` has learned: encoder, predictor and teacher where it has them.
 
+    Parts that only one of them has, such as the head of a loss that the other goes without, begin anew or
+    stay behind.
+
     Raises:
         UserError: a weight is missing, unexpected or of another shape.
     """
@@ -130,6 +133,10 @@ def fill_from(init: str | Path, method: Method, kind: Recipe) -> None:
     for name, value in state.items():
         if name.endswith(TABLE) and name in own and own[name].shape != value.shape:
             state[name] = resampled(value, _places(run.recipe), _places(kind))
+    # of one recipe, one stage of training may have losses, and parts for them, that another has not
+    parts, known = ({name.partition(".")[0] for name in each} for each in (own, state))
+    state = {name: value for name, value in state.items() if name.partition(".")[0] in parts}
+    state |= {name: value for name, value in own.items() if name.partition(".")[0] not in known}
     load_strictly(method, state)
 
 

@@ -34,6 +34,7 @@ def read_many(
     Args:
         samples: of one source; those with a method ``read_part(index, uniforms)`` give the part that a step
             trains on, so that no more of a long sample, such as a video, is decoded; those with a method
+            ``read_parts(indices, uniforms)`` give such parts of all of them at once, from memory; those with
             ``prepare(indices)`` are told what is read next, so that they can fetch it side by side.
         indices: (n,) of the samples.
         patience: seconds that reading one may take; 0 for no limit.
@@ -47,6 +48,9 @@ def read_many(
     resident = getattr(samples, "array", None)
     if resident is not None:
         return resident[indices], []
+    together = None if chances is None else getattr(samples, "read_parts", None)
+    if together is not None:
+        return together(indices, chances), []
     prepare = getattr(samples, "prepare", None)
     if prepare is not None:
         prepare(indices)

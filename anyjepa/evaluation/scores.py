@@ -34,6 +34,7 @@ from anyjepa.evaluation.metrics import by_class, further_metrics
 from anyjepa.evaluation.own_heads import head_probe, own_heads
 from anyjepa.evaluation.patches import patch_probe
 from anyjepa.evaluation.probes import knn_probe, linear_probe
+from anyjepa.evaluation.recommendation import recommendation_probe
 from anyjepa.evaluation.retrieval import retrieval_probe
 from anyjepa.evaluation.sides import Side, both_sides
 from anyjepa.evaluation.svm import svm_probe
@@ -113,7 +114,8 @@ def evaluate(
             ``finetune`` trains the whole encoder (``untrained`` is then the same from random weights, and
             ``raw``, as beside ``attentive``, a linear probe), ``few-shot`` draws episodes of few classes,
             ``patch`` tells the patches of images or the points of clouds apart (mean IoU), ``detection``
-            finds the objects that are marked in LiDAR frames (average precision).
+            finds the objects that are marked in LiDAR frames (average precision), ``recommendation`` ranks a
+            catalogue for the queries of its log (recall, NDCG).
         test: source of the test samples, where it is another one.
         groups: file with the columns id and group, where neither the source nor `labels` says them.
         dense: labels of parts for ``patch``, as of `Run.open`.
@@ -156,7 +158,7 @@ def evaluate(
             if name not in (*PROBES, *run.recipe.downstream):
                 raise UserError(f"{run.recipe.name} has no head '{name}': use one of {', '.join(PROBES)}.")
         opened = partial(both_sides, run, data, labels, test, groups=groups, seed=seed, allow_leak=allow_leak)
-        others = [name for name in names if name not in ("patch", "detection")]
+        others = [name for name in names if name not in ("patch", "detection", "recommendation")]
         sides = [side.described(run, keep=cache) for side in opened()] if others else []
         results = []
         if team.first:
@@ -166,6 +168,8 @@ def evaluate(
                 results.append(
                     detection_probe(run, *opened(parts=True), tuning, labels_fraction, draws, seed)
                 )
+            if "recommendation" in names:
+                results.append(recommendation_probe(run, data, seed=seed))
             if others:
                 (train, first), (held_out, second) = sides
                 judge = _Judge(run, train, held_out, amount, tuning, seed)

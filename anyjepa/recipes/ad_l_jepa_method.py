@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Generator, Tensor, distributed, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from anyjepa.core.chance import uniform
 from anyjepa.core.masking import Masks
 from anyjepa.core.method import Batch, Context, Method
-from anyjepa.core.processes import process, share_of_all
+from anyjepa.core.processes import of_all, process, share_of_all
 from anyjepa.core.targets import EmaTeacher
 from anyjepa.core.tokens import Tokens
 from anyjepa.domains.lidar_encoder import MapEncoder
@@ -58,8 +58,10 @@ def draw_cells(
     chance = uniform(occupied.shape, generator).to(occupied.device)
     lottery = chance.masked_fill(~occupied, 2.0)
     if together:
-        lottery, rows = _of_all(lottery)
-        order = lottery.flatten().argsort(stable=True).argsort().view_as(lottery)[rows]
+        rank, _ = process()
+        own = slice(rank * len(lottery), (rank + 1) * len(lottery))
+        lottery = of_all(lottery)
+        order = lottery.flatten().argsort(stable=True).argsort().view_as(lottery)[own]
         count = (lottery < 2).sum()
     else:
         order, count = lottery.argsort(dim=1, stable=True).argsort(dim=1), occupied.sum(dim=1, keepdim=True)
@@ -68,16 +70,6 @@ def draw_cells(
     seen = occupied & (order < kept)
     hidden = uniform(occupied.shape, generator).to(occupied.device) < (share if hide_empty else 0.0)
     return Hidden(seen, ~occupied & ~hidden, occupied & ~seen, ~occupied & hidden)
-
-
-def _of_all(values: Tensor) -> tuple[Tensor, slice]:
-    """The rows of all processes, and where one's own are."""
-    rank, processes = process()
-    if processes == 1:
-        return values, slice(None)
-    parts = [torch.empty_like(values) for _ in range(processes)]
-    distributed.all_gather(parts, values.contiguous())
-    return torch.cat(parts), slice(rank * len(values), (rank + 1) * len(values))
 
 
 def missing_deviation(vectors: Float[Tensor, "frames cells width"], counted: Cells) -> Float[Tensor, ""]:

@@ -74,7 +74,7 @@ class McJepa(Recipe):
             "level_variance": (0.01, 0.01, 0.01, 0.01), "level_covariance": (0.04, 0.04, 0.001, 0.0),
             "expander": (128, 128, 64), "view_area": (0.5, 1.0), "grey": 0.0, "solarise": 0.0, "blur": 0.0,
             "jitter_chance": 0.0,
-            "crop_area": (0.8, 1.0), "flow": 0.3, "flow_every": 8, "flow_start": 0.0,
+            "crop_area": (0.8, 1.0), "flow_every": 8, "flow_start": 0.0,
             "epochs": 40.0, "warmup_epochs": 2.0, "batch_size": 64, "start_learning_rate": 1e-4,
             "learning_rate": 3e-3,
         },

@@ -50,7 +50,8 @@ class SarJepa(Recipe):
 
     Ratios need linear values: say ``--values decibel`` or ``--values intensity`` where yours are. Complex
     chips become amplitudes; several polarisations are channels with targets of their own.
-    ``--teacher-weight`` above 0 adds the tokens of a moving average of the encoder as a second target.
+    ``--teacher-weight`` above 0 adds the tokens of a moving average of the encoder as a second target, and
+    ``--target pixels`` predicts the chip itself, as a masked autoencoder does: what the paper compares with.
 
     The embedding of a chip is the mean of its patches' tokens over the whole chip (``--pooled class`` for the
     class token, as released, which no loss reaches except through attention).
@@ -102,6 +103,7 @@ class SarJepa(Recipe):
     radii: tuple[int, ...] = (5, 9, 13, 17)  # of the windows that ratios are taken in, in pixels
     offset: float = 0.01  # added to values of 0 to 1 before ratios are taken
     centre: bool = True  # count the middle line to both halves of a ratio
+    target: Literal["gradients", "pixels"] = "gradients"  # what is predicted of hidden patches
     teacher_weight: float = 0.0  # of a second loss: tokens of the encoder's moving average
     momentum: tuple[float, float] = (0.996, 1.0)  # of that average at the first and the last step
     pooled: Literal["patches", "class"] = "patches"  # embedding: the mean of the patches, or the class token
@@ -133,6 +135,11 @@ class SarJepa(Recipe):
         """Patches of a window that are hidden: 39 of 49."""
         return int(self.window**2 * self.hidden_ratio)
 
+    @property
+    def maps(self) -> int:
+        """Numbers that are predicted of a pixel of a channel."""
+        return len(self.radii) if self.target == "gradients" else 1
+
     @classmethod
     def advice(cls, samples: Samples, facts: dict[str, Any]) -> dict[str, Any]:
         """Values below zero are decibels."""
@@ -154,7 +161,7 @@ class SarJepa(Recipe):
         encoder = Encoder(patches, None, self.width, self.depth, self.heads, registers=1, relative=relative)
         predictor = WindowPredictor(
             self.width, self.predictor_width, self.predictor_depth, self.predictor_heads, relative,
-            len(self.radii) * channels * self.patch_size**2, self.width if self.teacher_weight else 0,
+            self.maps * channels * self.patch_size**2, self.width if self.teacher_weight else 0,
         )  # fmt: skip
         for part in (encoder, predictor):
             initialise(part, self.initial_std or None)
@@ -331,7 +338,7 @@ class WindowPrediction(Method):
         """Targets of all patches of images of 0 to 1: the maps' values in it, map by map."""
         tokenizer = self.encoder.tokenizer
         assert isinstance(tokenizer, ImagePatches)
-        return tokenizer.patches(self.bank(images))
+        return tokenizer.patches(self.bank(images) if self.recipe.target == "gradients" else images)
 
     def _predicted(self, values: Tensor, windows: Windows) -> tuple[Tensor, Tensor, Tensor | None]:
         """Encoded tokens (B W, P, D), and per window (B W, H, ...) features and tokens that are told."""

@@ -13,9 +13,11 @@ import numpy as np
 
 from anyjepa.core.health import Gram, Shape, collapse, rankme
 from anyjepa.evaluation.inspection import MEANINGS
+from anyjepa.recipes import recipe
 from anyjepa.reports.charts import Chart, Series, line_chart, score_text, short
 from anyjepa.reports.class_charts import by_class
 from anyjepa.reports.page import Figure, Health, Score, Table, Verdict
+from anyjepa.reports.recommendation_lists import recommended
 
 Rows = Sequence[dict[str, Any]]
 Curves = tuple[tuple[str, tuple[tuple[str, str], ...]], ...]  # title, and (name, key of the log) of each line
@@ -74,7 +76,7 @@ def _score(row: dict[str, Any]) -> Score:
         gain=None if gain is None else (gain[0], gain[1], gain[2]),
         samples=_samples(row),
         further=further,
-        picture=by_class(row),
+        picture=by_class(row) or recommended(row),
     )
 
 
@@ -226,7 +228,8 @@ def commands(
     """What to type next, ready for a shell; `acts` where the run is of a policy."""
     folder, source = shlex.quote(str(path)), config["data"].get("source")
     data = shlex.quote(str(source)) if source else "DATA"
-    probe = "knn" if measured else "linear"
+    own = recipe(config["recipe"]).downstream
+    probe = own[0] if own else "knn" if measured else "linear"
     typed = [
         ("Its health in numbers", f"anyjepa inspect {folder}" + ("" if source else " --data DATA")),
         ("A score on labelled data", f"anyjepa evaluate {folder} --data {data} --probe {probe}"),

@@ -166,6 +166,7 @@ def test_training_on_one_montage_serves_another(tmp_path, name):
     assert vectors.shape[1] == run.embed(run.open(), indices=np.arange(2)).shape[1]
 
 
+@pytest.mark.slow
 def test_scores_stand_beside_the_fields_pipelines_and_the_papers_heads(tmp_path):
     pytest.importorskip("pyriemann")
     settings = anyjepa.Settings(steps=2, quiet=True, workers=0)

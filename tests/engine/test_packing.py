@@ -45,6 +45,7 @@ def test_a_pack_keeps_pictures_ids_and_labels(tmp_path):
     assert json.loads(shards.read("json", 9)) == {"id": ours.identity(9), "label": "cat"}
 
 
+@pytest.mark.slow
 def test_bytes_do_not_depend_on_processes(tmp_path):
     source = picture_folder(tmp_path / "source", count=20)
     for workers in (1, 3):

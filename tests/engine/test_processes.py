@@ -14,7 +14,7 @@ import pytest
 import torch
 from filelock import FileLock
 from safetensors.torch import load_file
-from small import FIELDS, tensors_of
+from small import FIELDS, KINDS, tensors_of
 
 from anyjepa.engine.checkpoint import checkpoints
 from anyjepa.engine.files import read_lines
@@ -23,7 +23,7 @@ from anyjepa.engine.train import Settings, train
 from anyjepa.recipes import recipes
 
 PROGRAM = Path(__file__).with_name("two_processes.py")
-STEPS, BATCH = 20, 8
+STEPS, MANY, BATCH = 5, 20, 8
 CUT = ("i-jepa", "lejepa", "s-jepa")
 
 
@@ -44,10 +44,10 @@ def without_dropout(kind):
     return {**rates, "batch_size": BATCH}
 
 
-def asked_of(folder, name, sharded):
-    """What two processes are to train of a recipe: 20 steps in double precision."""
-    kind, settings = recipes()[name], {"steps": STEPS, "precision": "64-true", "seed": 3}
-    settings = {**settings, "checkpoint_every": STEPS, "sharded": sharded}
+def asked_of(folder, name, sharded, steps=STEPS):
+    """What two processes are to train of a recipe, in double precision."""
+    kind, settings = recipes()[name], {"steps": steps, "precision": "64-true", "seed": 3}
+    settings = {**settings, "checkpoint_every": steps, "sharded": sharded}
     out = str(folder / f"{'cut' if sharded else 'two'}-{name}")
     fields = without_dropout(kind)
     return {
@@ -57,20 +57,31 @@ def asked_of(folder, name, sharded):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, worker_id):
-    """Where every recipe was trained by two processes, three of them also cut; once for all that test."""
+    """Where each kind of recipe was trained by two processes, three also cut; once for all that test."""
     own = tmp_path_factory.getbasetemp()
     folder = (own if worker_id == "master" else own.parent) / "processes"
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
             folder.mkdir()
-            whole = [asked_of(folder, name, False) for name in recipes()]
+            whole = [asked_of(folder, name, False) for name in KINDS]
             together(whole + [asked_of(folder, name, True) for name in CUT], folder)
     return folder
 
 
-@pytest.mark.parametrize("name", sorted(recipes()))
+@pytest.mark.parametrize("name", KINDS)
 def test_two_processes_learn_what_one_learns(folder, name):
-    asked = asked_of(folder, name, False)
+    two_learn_as_one(folder, name, STEPS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(recipes()))
+def test_two_processes_learn_what_one_learns_in_twenty_steps(tmp_path, name):
+    together([asked_of(tmp_path, name, False, MANY)], tmp_path)
+    two_learn_as_one(tmp_path, name, MANY)
+
+
+def two_learn_as_one(folder, name, steps):
+    asked = asked_of(folder, name, False, steps)
     settings = Settings(quiet=True, workers=0, device="cpu", **asked["settings"])
     train(name, asked["data"], folder / name, settings=settings, **asked["fields"])
     one, two = tensors_of(folder / name), tensors_of(folder / f"two-{name}")
@@ -100,8 +111,8 @@ def test_weights_cut_over_processes_learn_the_same(folder):
 @pytest.mark.slow
 def test_weights_cut_over_processes_learn_the_same_in_every_recipe(folder, tmp_path):
     rest = sorted(set(recipes()) - set(CUT))
-    together([asked_of(folder, name, True) for name in rest], tmp_path)
-    same_weights_when_cut(folder, rest)
+    together([asked_of(tmp_path, name, cut) for name in rest for cut in (False, True)], tmp_path)
+    same_weights_when_cut(tmp_path, rest)
 
 
 @pytest.mark.parametrize("sharded", [False, pytest.param(True, marks=pytest.mark.slow)])
@@ -111,12 +122,12 @@ def test_a_run_of_two_processes_goes_on_with_one(folder, tmp_path, sharded, capf
     whole = folder / "two-i-jepa"
     asked["settings"] = {
         **asked["settings"],
-        "checkpoint_every": 8,
+        "checkpoint_every": 2,
         "keep_checkpoints": 0,
     }
     together([{**asked, "out": str(tmp_path / "run")}], tmp_path)
     last, middle, first = checkpoints(tmp_path / "run" / "checkpoints")
-    assert first.name == "step-000000008"
+    assert first.name == "step-000000002"
     assert len(list(first.glob("*.safetensors"))) == (2 if sharded else 1)
     shutil.rmtree(last)
     written = min(middle.glob("*.safetensors"))
@@ -154,7 +165,7 @@ def test_a_signal_to_one_process_stops_both_after_the_same_step(tmp_path):
 @pytest.mark.parametrize(
     ("blow", "workers", "step", "to"),
     [
-        (signal.SIGTERM, 1, 4, "torchrun"),
+        pytest.param(signal.SIGTERM, 1, 4, "torchrun", marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, 0, 4, "all", marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, 0, 4, "hanging", marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, 0, 0, "all", marks=pytest.mark.slow),

@@ -109,6 +109,7 @@ for wanted, given in zip(plain(cloud, values), program.module()(cloud, values)):
 """
 
 
+@pytest.mark.slow
 def test_what_a_graph_computes_otherwise_is_the_same(tmp_path):
     # the decorators that check shapes in tests cannot be written into a loop of a graph
     subprocess.run([sys.executable, "-c", OTHERWISE], check=True, cwd=tmp_path, timeout=120)

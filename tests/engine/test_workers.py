@@ -70,6 +70,7 @@ def test_a_sample_that_two_processes_die_over_is_left_out_and_named(tmp_path):
     assert signal.getsignal(signal.SIGCHLD) is handler
 
 
+@pytest.mark.slow
 def test_processes_that_keep_dying_are_one_sentence(tmp_path):
     class Fatal(Marked):
         def read(self, index):

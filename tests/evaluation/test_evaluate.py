@@ -290,6 +290,7 @@ def test_patches_of_images_by_a_folder_of_masks(tmp_path, run):
     assert again["elements"]["train"] + again["elements"]["test"] == 39 * 16, "the damaged mask is left out"
 
 
+@pytest.mark.slow
 def test_parts_of_simulated_shapes(tmp_path):
     fields = {
         "points": 64, "candidates": 64, "groups": 8, "neighbours": 8, "width": 24, "depth": 3, "heads": 2,

@@ -39,12 +39,14 @@ def test_without_stop_gradient_it_collapses_and_says_so_while_it_happens(tmp_pat
     assert "before training" in health["verdict"]
 
 
+@pytest.mark.slow
 def test_with_a_teacher_it_does_not_collapse(tmp_path):
     result = trained(tmp_path, 150, momentum=(0.996, 1.0), warmup_epochs=1.0, **SMALL)
     assert not warnings(result)
     assert not anyjepa.inspect(result["run"])["collapsed"]
 
 
+@pytest.mark.slow
 def test_of_a_frozen_teacher_the_encoder_that_learned_is_taken_away(tmp_path):
     result = trained(tmp_path, 10, momentum=(1.0, 1.0), **SMALL)
     run = anyjepa.load(result["run"])

@@ -8,12 +8,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import anyjepa
 from anyjepa.core.chance import uniform
 from anyjepa.core.errors import UserError
 from anyjepa.core.method import Context
 from anyjepa.domains.volume_encoder import mean_of_present
 from anyjepa.domains.volume_sources import open_volumes
 from anyjepa.domains.volume_views import TRANSFORMS, VolumeViews, coarsening
+from anyjepa.engine.run import load
 from anyjepa.recipes import recipe
 from anyjepa.recipes.image_volume_method import hidden_slices, interpolated
 
@@ -371,3 +373,21 @@ def test_the_mean_is_over_slices_that_are_there():
     z = mean_of_present(x, torch.tensor([[True, True, False]]))
     assert torch.allclose(z, torch.tensor([[0.6, 0.8]]))
     assert np.isfinite(z.numpy()).all()
+
+
+def test_the_stages_of_the_released_scripts_follow_each_other(tmp_path):
+    """Slices, then hidden slices under a frozen ResNet, then volumes: each begins with what was learned."""
+    settings = anyjepa.Settings(quiet=True, workers=0, steps=2, device="cpu")
+    stages = {"a": (1.0, 0.0, 0.0), "b": (0.0, 1.0, 0.0), "c": (0.0, 0.0, 1.0)}
+    before = None
+    for name, weights in stages.items():
+        fields = {"trunk": "frozen"} if name == "b" else {"trunk": "learned"} if name == "c" else SMALL
+        anyjepa.train(
+            "image-volume", out=tmp_path / name, settings=settings, init=before, weights=weights, **fields
+        )
+        before = tmp_path / name
+    first, second, third = (load(tmp_path / name, "cpu").method for name in stages)
+    trunks = [method.encoder.trunk.state_dict() for method in (first, second, third)]
+    assert all(torch.equal(value, trunks[1][name]) for name, value in trunks[0].items())
+    assert not all(torch.equal(value, trunks[2][name]) for name, value in trunks[0].items())
+    assert second.projector is None and third.told is None and third.volume_prototypes is not None

@@ -326,7 +326,13 @@ def test_the_estimate_is_within_a_factor_of_two_of_the_truth(name, tmp_path):
     assert 0.5 < said["memory_bytes"] / memory < 2
 
 
-@pytest.mark.parametrize("name", EXPECTED)
+LARGE = {"brain_maps", "cifar10_jpeg", "emoji_text", "hippocampus_mri", "mstar_soc", "spoken_digits",
+         "tabular_adult", "tabular_higgs7k"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in EXPECTED]
+)
 def test_every_shared_set_is_named_for_what_it_is(name, data_folder, priced):
     said = anyjepa.look(str(data_folder(name)))
     expected = EXPECTED[name]
