@@ -244,7 +244,7 @@ def identify(source: str, kind: str | None = None, labels: str | None = None) ->
 
 
 def _opened(domain: Domain, typed: str, labels: str | None) -> tuple[Samples, str | None]:
-    """Samples, and the recipe that reads them if the first of its kind does not; or raises the first error."""
+    """Samples, and the recipe that reads them if the first of its kind does not. Raises the first error."""
     first: UserError | None = None
     for name, reading in readings_of(domain).items():
         try:
