@@ -260,6 +260,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "sweep": (_of("cli_choosing", "sweep"), "try settings, rank them without labels"),
     "evaluate": (_of("cli_evaluate", "evaluate"), "is it useful? (few labels)"),
     "plan": (_of("cli_planning", "plan"), "does a world model reach goals, in a simulated world?"),
+    "rollout": (_of("cli_rollout", "rollout"), "does a policy succeed, in a gymnasium environment?"),
     "flow": (_of("cli_flow", "flow"), "optical flow of pairs of frames, and how far off it is"),
     "recommend": (_of("cli_recommend", "recommend"), "lists of items for the queries of a log"),
     "embed": (_of("cli_takeaway", "embed"), "write the embedding of every sample"),

@@ -49,8 +49,8 @@ def command_export(words: Sequence[str]) -> int:
     )  # fmt: skip
     parser.add_argument("--out", help="a file or a folder (default: exports/FORMAT in the run's folder)")
     parser.add_argument(
-        "--output", default="embedding", choices=("embedding", "tokens"),
-        help="what a graph (onnx, torchscript, torch-export) gives (default embedding)",
+        "--output", default="embedding", choices=("embedding", "tokens", "actions"),
+        help="what a graph (onnx, torchscript, torch-export) gives; actions of a policy (default embedding)",
     )  # fmt: skip
     options = parser.parse_all(words)
     from anyjepa.engine.takeaway import export

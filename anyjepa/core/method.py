@@ -78,6 +78,19 @@ class Method(nn.Module):
         """Dense features, for the methods that have any."""
         raise NotImplementedError
 
+    @property
+    def policy(self) -> nn.Module:
+        """All that `act` uses, for methods that control something."""
+        raise NotImplementedError
+
+    def act(self, batch: Batch) -> Tensor:
+        """What to do next, (batch, steps, numbers) in the data's own units; for methods that control."""
+        raise NotImplementedError
+
+    def observed(self, batch: Batch) -> Batch:
+        """The part of a batch that `act` looks at, as it is known at use."""
+        return batch
+
     def deep_tokens(self, batch: Batch) -> Tokens:
         """Dense features for labels of parts: `tokens`, unless a paper reads several depths."""
         return self.tokens(batch)

@@ -25,7 +25,7 @@ from anyjepa.core.method import Batch, Method
 from anyjepa.engine.files import explained, sync_folder
 from anyjepa.engine.run import Run
 
-Output = Literal["embedding", "tokens"]
+Output = Literal["embedding", "tokens", "actions"]
 Compute = Callable[[Batch], Tensor]
 EXAMPLES = 8  # samples of the batch that a graph is checked on
 FEWER = 3  # samples of the one it is checked on as well, for no size of a batch may be part of a graph
@@ -37,27 +37,37 @@ class Portable(nn.Module):
     Args:
         method: of the run; copied, without the weights that its embeddings do not need.
         names: of the tensors, in the order in which they are given.
-        output: ``embedding`` (batch, dim) or ``tokens`` (batch, tokens, width).
+        output: ``embedding`` (batch, dim), ``tokens`` (batch, tokens, width) or ``actions`` (`Method.act`).
     """
 
     def __init__(self, method: Method, names: list[str], output: Output = "embedding") -> None:
         super().__init__()
         self.method = copy.deepcopy(method).cpu().eval().requires_grad_(False)
-        self.names, self.output = names, output
-        needed = {id(parameter) for parameter in self.method.backbone.parameters()}
+        self.names = names
+        self.output: Output = output
+        part = self.method.policy if output == "actions" else self.method.backbone
+        needed = {id(parameter) for parameter in part.parameters()}
         for parameter in self.method.parameters():
             if id(parameter) not in needed:
                 parameter.data = parameter.data.new_empty(0)
 
     def forward(self, *tensors: Tensor) -> Tensor:
-        """Embeddings or tokens of the samples."""
-        batch = dict(zip(self.names, tensors, strict=True))
-        return self.method.embed(batch) if self.output == "embedding" else self.method.tokens(batch).values
+        """Embeddings, tokens or actions of the samples."""
+        return given_by(self.method, dict(zip(self.names, tensors, strict=True)), self.output)
 
 
-def example(run: Run) -> Batch:
+def given_by(method: Method, batch: Batch, output: Output) -> Tensor:
+    """What a method makes of a batch."""
+    if output == "actions":
+        return method.act(batch)
+    return method.embed(batch) if output == "embedding" else method.tokens(batch).values
+
+
+def example(run: Run, output: Output = "embedding") -> Batch:
     """A batch as a graph takes it, of noise with the statistics of the data: the data may not be at hand."""
     batch = run.recipe.present(run.domain.noise(run.facts, EXAMPLES))
+    if output == "actions":
+        batch = run.method.observed(batch)
     # samples of one length need none stated, and a graph is for one length
     batch.pop("length", None)
     plain = (torch.bool, torch.int64)
@@ -79,7 +89,7 @@ def embedded(run: Run, output: Output = "embedding") -> Compute:
     @torch.inference_mode()
     def compute(batch: Batch) -> Tensor:
         there = {name: value.to(run.device) for name, value in batch.items()}
-        return run.method.embed(there) if output == "embedding" else run.method.tokens(there).values
+        return given_by(run.method, there, output)
 
     return compute
 
@@ -95,7 +105,7 @@ def write_onnx(run: Run, out: Path, output: Output = "embedding") -> float:
     """
     for library in ("onnx", "onnxscript", "onnxruntime"):
         require(library, "export")
-    batch = example(run)
+    batch = example(run, output)
     with _quiet(), _possible(run, "onnx"):
         program = torch.onnx.export(
             _program(run, batch, output), dynamo=True, verbose=False, input_names=list(batch),
@@ -123,7 +133,7 @@ def _onnx(path: Path) -> Compute:
 
 def write_torch_export(run: Run, out: Path, output: Output = "embedding") -> float:
     """Write what ``torch.export.load`` reads; returns and errors as of `write_onnx`."""
-    batch = example(run)
+    batch = example(run, output)
     with _quiet(), _possible(run, "torch-export"):
         program = _program(run, batch, output)
     with explained(f"write {out}"), _beside(out) as file:
@@ -135,7 +145,7 @@ def write_torch_export(run: Run, out: Path, output: Output = "embedding") -> flo
 
 def write_torchscript(run: Run, out: Path, output: Output = "embedding") -> float:
     """Write what ``torch.jit.load`` and C++ read; returns and errors as of `write_onnx`."""
-    batch = example(run)
+    batch = example(run, output)
     portable = Portable(run.method, list(batch), output)
     with _quiet(), _possible(run, "torchscript"), torch.no_grad():
         graph = torch.jit.trace(portable, tuple(batch.values()), check_trace=False)

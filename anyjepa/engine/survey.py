@@ -12,7 +12,7 @@ from anyjepa.core.errors import UserError, nearest
 from anyjepa.domains import Domain, Samples, domains
 from anyjepa.domains.packs import MANIFEST, packed_domain
 from anyjepa.domains.sources import existing
-from anyjepa.recipes import Recipe, recipes, recipes_of
+from anyjepa.recipes import recipes, recipes_of
 
 MEMBERS = 20_000  # of an archive that are looked at
 ASIDE = (
@@ -88,12 +88,16 @@ UNREAD_ANYWAY = frozenset({".mat", ".npz", ".npy", ".h5", ".hdf5", ".nii", ".nii
 
 @dataclass(frozen=True)
 class Candidate:
-    """A source opened as one kind of data: how it was typed, and how well that fits (0 to 1)."""
+    """A source opened as one kind of data: how it was typed, and how well that fits (0 to 1).
+
+    recipe: the one that reads it, where the first of its kind does not.
+    """
 
     domain: Domain
     samples: Samples
     source: str
     fits: float
+    recipe: str | None = None
 
 
 @dataclass(frozen=True)
@@ -186,10 +190,16 @@ def _members(archive: Path, most: int) -> Counter[str]:
     return counts
 
 
-def reading_of(domain: Domain) -> tuple[type[Recipe] | None, dict]:
-    """The first recipe of a kind of data, and what its smallest preset asks of reading; None and nothing."""
-    kind = next(iter(recipes_of(domain.name)), None)
-    return kind, {} if kind is None else kind.preset("tiny").reading()
+def readings_of(domain: Domain) -> dict[str, dict]:
+    """What recipes of a kind of data ask of reading, by name: the first of those that ask for the same.
+
+    By their smallest presets. Where no recipe is of that kind, nothing is asked, by no name.
+    """
+    found: dict[frozenset[str], tuple[str, dict]] = {}
+    for kind in recipes_of(domain.name):
+        asked = kind.preset("tiny").reading()
+        found.setdefault(frozenset(asked), (kind.name, asked))
+    return dict(found.values()) or {"": {}}
 
 
 def identify(source: str, kind: str | None = None, labels: str | None = None) -> Found:
@@ -218,14 +228,14 @@ def identify(source: str, kind: str | None = None, labels: str | None = None) ->
             continue
         for typed in tried:
             try:
-                samples = domain.open(typed, labels, reading=reading_of(domain)[1])
+                samples, recipe = _opened(domain, typed, labels)
             except UserError as mistake:
                 refused.setdefault(domain.name, str(mistake))
                 continue
             if not len(samples):
                 refused[domain.name] = "none of its samples can be read"
                 continue
-            candidates.append(_candidate(domain, samples, typed, seen))
+            candidates.append(_candidate(domain, samples, typed, seen, recipe))
             break
     candidates.sort(key=lambda candidate: -candidate.fits)
     if kind is None:
@@ -233,10 +243,22 @@ def identify(source: str, kind: str | None = None, labels: str | None = None) ->
     return Found(seen, candidates, refused)
 
 
-def _candidate(domain: Domain, samples: Samples, typed: str, seen: Survey) -> Candidate:
+def _opened(domain: Domain, typed: str, labels: str | None) -> tuple[Samples, str | None]:
+    """Samples, and the recipe that reads them if the first of its kind does not. Raises the first error."""
+    first: UserError | None = None
+    for name, reading in readings_of(domain).items():
+        try:
+            return domain.open(typed, labels, reading=reading), name if first else None
+        except UserError as mistake:
+            first = first or mistake
+    assert first is not None
+    raise first
+
+
+def _candidate(domain: Domain, samples: Samples, typed: str, seen: Survey, recipe: str | None) -> Candidate:
     total = len(samples) + len(samples.problems)
     whole = len(samples) / total
-    return Candidate(domain, samples, typed, seen.of(domain) * domain.likeness(samples) * whole)
+    return Candidate(domain, samples, typed, seen.of(domain) * domain.likeness(samples) * whole, recipe)
 
 
 def _sensible(candidates: list[Candidate], seen: Survey, refused: dict[str, str]) -> list[Candidate]:

@@ -15,10 +15,11 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from anyjepa.core.errors import UserError, nearest, require
-from anyjepa.core.method import Batch
+from anyjepa.core.method import Batch, Method
 from anyjepa.domains.image_patches import ImagePatches
 from anyjepa.domains.video_tubelets import Tubelets
 from anyjepa.engine.card import write_card
+from anyjepa.engine.checkpoint import checkpoints
 from anyjepa.engine.files import explained, write_whole
 from anyjepa.engine.portable import (
     Output,
@@ -42,6 +43,8 @@ FORMATS = {
     "timm": "model.safetensors",
 }
 """The formats, and what the file is called in a folder; a transformers folder has its own names."""
+
+GRAPHS = ("onnx", "torchscript", "torch-export")
 
 Measured = dict[str, Any]
 
@@ -68,7 +71,8 @@ def export(
         out: a file, or a folder where it has no ending; ``exports/FORMAT`` in the run where not given.
             ``README.md`` beside the file is the card, unless one is there that we did not write: then the
             card bears the file's name.
-        output: what a graph gives: ``embedding``, or ``tokens`` before they are pooled.
+        output: what a graph gives: ``embedding``, ``tokens`` before they are pooled, or the ``actions`` of
+            a policy, in the data's own units.
 
     Returns:
         ``out``, ``format``, ``max_difference`` (largest absolute difference on one batch), ``card``, and for
@@ -83,6 +87,13 @@ def export(
             f"there is no export format '{format}' (there are: {', '.join(FORMATS)})."
             f"{nearest(format, FORMATS)}"
         )
+    if output == "actions":
+        if type(run.method).act is Method.act:
+            raise UserError(f"{run.recipe.name} gives no actions: --output embedding or tokens.")
+        if format not in GRAPHS:
+            raise UserError(f"{format} holds no actions: take --format {', '.join(GRAPHS)}.")
+        if run.path.is_file() or not checkpoints(run.path / "checkpoints"):
+            raise UserError(f"{run.path} holds the encoder alone, without its actions: name a run's folder.")
     home = run.path if run.path.is_dir() else run.path.parent
     out = Path(out or home / "exports" / format)
     if format == "transformers" and (out.is_file() or out.suffix in (".safetensors", ".bin", ".pt")):

@@ -74,7 +74,7 @@ class DSeqJepa(IJepa):
         "tiny": IJepa.presets["tiny"] | {
             "image_size": (16, 16), "crop_area": (0.6, 1.0), "width": 64, "depth": 3, "heads": 2,
             "predictor_width": 32, "predictor_heads": 2, "regions": 3, "least_region": 0.05,
-            "epochs": 120.0, "warmup_epochs": 12.0,
+            "epochs": 68.0, "warmup_epochs": 7.0,
         },
         "tiny-photos": IJepa.presets["tiny"] | {"regions": 4, "least_region": 0.03},
     }  # fmt: skip

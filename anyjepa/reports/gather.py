@@ -14,7 +14,7 @@ import anyjepa
 from anyjepa.core.accumulation import Accumulator
 from anyjepa.core.errors import UserError
 from anyjepa.core.health import Gram
-from anyjepa.core.method import Batch, Context
+from anyjepa.core.method import Batch, Context, Method
 from anyjepa.domains import Samples
 from anyjepa.engine.files import explained, read_lines, write_whole
 from anyjepa.engine.randomness import step_generator
@@ -38,6 +38,7 @@ from anyjepa.reports.page import (
 )
 from anyjepa.reports.sections import Labels, Looked
 
+PAGES = {"rollout.html": "Episodes in closed loop: a film strip, predicted and executed actions"}
 SHOWN = 6  # samples of the masks, neighbours and patches
 POSITION_SAMPLES = 128  # that the mean token of each position is taken over
 VIEWED = 500  # samples that views are made of for LiDAR
@@ -114,7 +115,8 @@ def gather(
         ),
         figures=summary.figures(rows, embeddings, untrained, scores),
         scores=scores or "Not evaluated yet: anyjepa evaluate measures it on labelled data.",
-        commands=summary.commands(run.path, config, scores),
+        commands=summary.commands(run.path, config, scores, type(run.method).act is not Method.act),
+        pages=[(page, words) for page, words in PAGES.items() if (run.path / page).is_file()],
         curves=summary.curves(summary.CURVES, rows) if rows else "No step has been logged yet.",
         small_curves=[chart for chart in summary.curves(summary.SMALL_CURVES, rows) if chart.drawing],
         spectrum=sections.spectrum(known.spectra()) if known else absent,

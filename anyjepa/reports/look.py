@@ -72,7 +72,9 @@ def look(
     checked = check(best.samples, seed)
     result = _described(best, found, checked, source)
     try:
-        proposal = propose(best.domain, best.source, best.samples, len(checked.problems), recipe, labels)
+        proposal = propose(
+            best.domain, best.source, best.samples, len(checked.problems), recipe or best.recipe, labels
+        )
     except UserError as mistake:
         if recipe is not None:
             raise

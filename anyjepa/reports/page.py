@@ -291,6 +291,7 @@ class Content:
         health: label-free measures beside those of the untrained encoder.
         clusters: what clusters gather; None for methods without.
         captioned: captions by how well they fit; None for methods without.
+        pages: (file name, what it shows) of further pages that lie beside the report.
     """
 
     recipe: str
@@ -314,6 +315,7 @@ class Content:
     health: Health | str = "Not measured."
     clusters: Clusters | None = None
     captioned: Captioned | None = None
+    pages: Sequence[tuple[str, str]] = field(default_factory=tuple)
 
 
 def encoded(page: str) -> bytes:

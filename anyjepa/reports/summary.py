@@ -222,8 +222,10 @@ def _worth(score: Score) -> tuple[bool, str]:
     return True, f"It has a {measured}."
 
 
-def commands(path: Path, config: dict[str, Any], measured: Sequence[Score]) -> list[tuple[str, str]]:
-    """What to type next, ready for a shell."""
+def commands(
+    path: Path, config: dict[str, Any], measured: Sequence[Score], acts: bool = False
+) -> list[tuple[str, str]]:
+    """What to type next, ready for a shell; `acts` where the run is of a policy."""
     folder, source = shlex.quote(str(path)), config["data"].get("source")
     data = shlex.quote(str(source)) if source else "DATA"
     own = recipe(config["recipe"]).downstream
@@ -234,6 +236,11 @@ def commands(path: Path, config: dict[str, Any], measured: Sequence[Score]) -> l
         ("Embeddings to work with", f"anyjepa embed {folder} --data {data} --out embeddings.parquet"),
         ("The encoder for other tools", f"anyjepa export {folder} --format safetensors"),
     ]
+    if acts:
+        typed += [
+            ("Its successes in an environment", f"anyjepa rollout {folder} --environment Pendulum-v1"),
+            ("The policy for other tools", f"anyjepa export {folder} --format onnx --output actions"),
+        ]
     if config.get("status") == "finished":
         return typed
     again = f"anyjepa train {shlex.quote(config['recipe'])} --data {data} --out {folder} --resume"

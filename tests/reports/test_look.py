@@ -133,6 +133,13 @@ def test_every_recipes_example_is_known_and_can_be_proposed(name, tmp_path, pric
     assert "Not drawn" not in text
 
 
+def test_a_source_that_the_first_recipe_of_its_kind_cannot_read_is_proposed_to_the_next(tmp_path, priced):
+    said = anyjepa.look("synthetic-reach", out=tmp_path / "page.html")
+    assert (said["domain"], said["recipe"]) == ("control", "v-jepa-2-ac")
+    said = anyjepa.look("synthetic-pendulum", out=tmp_path / "page.html")
+    assert (said["domain"], said["recipe"]) == ("control", "act-jepa")
+
+
 def test_a_person_reads_it_on_the_terminal(tmp_path, capsys, priced):
     source = images(tmp_path / "data")
     (source / "cat" / "000.png").write_bytes(b"")
