@@ -102,6 +102,8 @@ def said(row: dict[str, Any]) -> str:
         words += f" of {row['test_groups']:,} groups, none on both sides"
     if row.get("interval"):
         words += f"; mean and interval over {len(row['draws'])} draws of the labels"
+    if row.get("chance"):
+        words += "; by chance " + ", ".join(f"{value:.3f} at {rank}" for rank, value in row["chance"].items())
     if row.get("raw_probe"):
         words += f"; of the raw input a {row['raw_probe']} probe"
     return f"{words}."

@@ -18,6 +18,7 @@ from anyjepa.engine.crew import joined
 from anyjepa.engine.files import append_line
 from anyjepa.engine.run import Run, load
 from anyjepa.evaluation.attentive import attentive_probe, mlp_probe
+from anyjepa.evaluation.captions import captions_probe
 from anyjepa.evaluation.confidence import (
     Interval,
     auc_interval,
@@ -48,6 +49,7 @@ VECTOR_PROBES: dict[str, Callable[..., ProbeResult]] = {
     "retrieval": retrieval_probe,
 }
 PROBES = (*VECTOR_PROBES, "attentive", "finetune", "few-shot", "patch")
+WHOLE = ("patch", "detection", "recommendation", "captions")  # that open both sides for themselves
 KINDS = ("trained", "untrained", "raw")
 
 
@@ -115,7 +117,8 @@ def evaluate(
             ``raw``, as beside ``attentive``, a linear probe), ``few-shot`` draws episodes of few classes,
             ``patch`` tells the patches of images or the points of clouds apart (mean IoU), ``detection``
             finds the objects that are marked in LiDAR frames (average precision), ``recommendation`` ranks a
-            catalogue for the queries of its log (recall, NDCG).
+            catalogue for the queries of its log (recall, NDCG), ``captions`` finds images and captions by
+            each other, without labels (recall).
         test: source of the test samples, where it is another one.
         groups: file with the columns id and group, where neither the source nor `labels` says them.
         dense: labels of parts for ``patch``, as of `Run.open`.
@@ -158,12 +161,14 @@ def evaluate(
             if name not in (*PROBES, *run.recipe.downstream):
                 raise UserError(f"{run.recipe.name} has no head '{name}': use one of {', '.join(PROBES)}.")
         opened = partial(both_sides, run, data, labels, test, groups=groups, seed=seed, allow_leak=allow_leak)
-        others = [name for name in names if name not in ("patch", "detection", "recommendation")]
+        others = [name for name in names if name not in WHOLE]
         sides = [side.described(run, keep=cache) for side in opened()] if others else []
         results = []
         if team.first:
             if "patch" in names:
                 results.append(patch_probe(run, *opened(dense=dense, parts=True), seed=seed))
+            if "captions" in names:
+                results.append(captions_probe(run, *opened(parts=True), seed=seed))
             if "detection" in names:
                 results.append(
                     detection_probe(run, *opened(parts=True), tuning, labels_fraction, draws, seed)

@@ -62,10 +62,11 @@ class ImageVolume(Recipe):
         "tiny": {
             "shape": (16, 32, 32), "crop_size": (24, 24), "stem": 12, "blocks": (1, 1, 1, 1),
             "bottleneck": False, "shrinking": "2", "width": 128, "hidden": 128, "depth": 2, "heads": 4,
-            "head_width": 16, "dropout": 0.0, "head": 128, "slice_width": 32, "slices_drawn": 4,
+            "head_width": 16, "dropout": 0.0, "head": 128, "slice_width": 32, "slices_drawn": 8,
             "slice_clusters": 64, "slice_heads": 2, "volume_clusters": 8, "volume_heads": 2,
             "assignment": "sinkhorn", "frozen_steps": 0, "predicted": "hidden", "slabs": 2,
-            "crop_area": (0.2, 0.8), "jitter": 0.4, "flip": 0.0, "blur": 0.0, "epochs": 40.0,
+            "crop_area": (0.6, 1.0), "jitter": 0.6, "flip": 0.0, "blur": 0.0, "epochs": 50.0,
+            "weights": (1.0, 1.0, 0.1),
             "warmup_epochs": 4.0, "batch_size": 16, "learning_rate": 5e-3,
         },
     }  # fmt: skip

@@ -21,6 +21,7 @@ from anyjepa.engine.randomness import step_generator
 from anyjepa.engine.run import Run, load
 from anyjepa.evaluation.inspection import add_views, assess
 from anyjepa.reports import sections, summary
+from anyjepa.reports.captioned import captioned
 from anyjepa.reports.clustered import clustered
 from anyjepa.reports.masked import drawn, tokens_of
 from anyjepa.reports.page import (
@@ -124,6 +125,7 @@ def gather(
         patches=known.patches() if known else absent,
         health=health,
         clusters=known.clusters() if known else None,
+        captioned=captioned(run, known.samples, known.indices, known.gain) if known else None,
         map=sections.embedding_map(known.looked, seed) if known else absent,
         tables=summary.tables(config),
         skipped=len(skipped),

@@ -170,6 +170,33 @@ class Clusters:
 
 
 @dataclass(frozen=True)
+class RankedCaption:
+    """A caption, its energy as text, and whether it is the image's own."""
+
+    words: str
+    energy: str
+    own: bool
+
+
+@dataclass(frozen=True)
+class CaptionedImage:
+    """An image with its own caption, the `best` and `worst` captions of many, and the `place` of its own."""
+
+    image: Picture
+    best: Sequence[RankedCaption]
+    worst: Sequence[RankedCaption]
+    place: int
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """Images, each held against so many `captions`."""
+
+    rows: Sequence[CaptionedImage]
+    captions: int
+
+
+@dataclass(frozen=True)
 class Patches:
     """Samples beside the first three principal components of their tokens.
 
@@ -264,6 +291,7 @@ class Content:
         health: label-free measures beside those of the untrained encoder.
         clusters: what clusters gather; None for methods without.
         pages: (file name, what it shows) of further pages that lie beside the report.
+        captioned: captions by how well they fit; None for methods without.
     """
 
     recipe: str
@@ -287,6 +315,7 @@ class Content:
     health: Health | str = "Not measured."
     clusters: Clusters | None = None
     pages: Sequence[tuple[str, str]] = field(default_factory=tuple)
+    captioned: Captioned | None = None
 
 
 def encoded(page: str) -> bytes:
