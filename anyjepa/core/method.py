@@ -80,8 +80,8 @@ class Method(nn.Module):
 
     @property
     def policy(self) -> nn.Module:
-        """All that `act` uses, for methods that control something."""
-        raise NotImplementedError
+        """All that `act` uses, for methods that control something; others have no such attribute."""
+        raise AttributeError(f"{type(self).__name__} controls nothing")
 
     def act(self, batch: Batch) -> Tensor:
         """What to do next, (batch, steps, numbers) in the data's own units; for methods that control."""

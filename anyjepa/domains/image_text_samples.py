@@ -15,10 +15,9 @@ __all__ = ["ImageTextSamples", "record"]
 
 def record(image: np.ndarray, captions: Sequence[str]) -> np.ndarray:
     """A sample: an array without axes, with fields ``image`` (height, width, channels) and ``captions``."""
-    longest = max((len(caption) for caption in captions), default=1)
-    kind = np.dtype(
-        [("image", image.dtype, image.shape), ("captions", f"<U{max(1, longest)}", (len(captions),))]
-    )
+    # strings of a fixed length would differ in kind from sample to sample, and numpy corrupts memory where it
+    # brings such records together
+    kind = np.dtype([("image", image.dtype, image.shape), ("captions", object, (len(captions),))])
     made = np.empty((), kind)
     made["image"] = image
     made["captions"] = captions

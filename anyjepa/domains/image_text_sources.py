@@ -60,8 +60,8 @@ def open_image_text(
     source: a CSV, TSV, JSON lines, JSON (COCO's captions) or Parquet file that names images, which lie below
     its folder, as files or in a tar; a folder with one such table, or one for each split, or with a file
     NAME.txt beside each image NAME (a caption a line); ``wds:`` shards with .txt or .json members; ``hf:``
-    with columns of images and texts; ``synthetic-captions``. An array or file of images alone is read as
-    samples without text.
+    with columns of images and texts; ``synthetic-captions``; an array of records with the fields ``image``
+    and ``captions``. An array or file of images alone is read as samples without text.
 
     labels: a column of the table, or a file with columns id and label; of simulated scenes ``palette``, which
     is the default, or ``feeling``. split: as of the source: a column
@@ -72,7 +72,7 @@ def open_image_text(
     """
     column = str((reading or {}).get("caption_column") or "")
     if isinstance(source, np.ndarray):
-        return ImageTextSamples(open_images(source), {}, "images in an array", silent=True)
+        return _from_array(source)
     source = os.fspath(source)
     if source == SYNTHETIC:
         return _simulated(labels, split)
@@ -101,6 +101,18 @@ def open_image_text(
     raise UserError(
         f"{source} is no table of captions: give a .csv, .tsv, .jsonl, .json or .parquet file, or a folder."
     )
+
+
+def _from_array(values: np.ndarray) -> ImageTextSamples:
+    """Records as `read` gives them, or images alone."""
+    each = [np.asarray(value) for value in values]
+    if not each or any(one.dtype.names != ("image", "captions") for one in each):
+        return ImageTextSamples(open_images(values), {}, "images in an array", silent=True)
+    if len({one["image"].shape for one in each}) > 1:
+        raise UserError("the images of an array of records must be of one size: give a folder and a table.")
+    images = open_images(np.stack([one["image"] for one in each]))
+    said = {images.identity(place): np.ravel(one["captions"]).tolist() for place, one in enumerate(each)}
+    return ImageTextSamples(images, said, "images with captions in an array")
 
 
 def _simulated(labels: str | None, split: str | None) -> ImageTextSamples:

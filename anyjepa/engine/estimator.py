@@ -167,10 +167,14 @@ def _source(X: Any) -> Iterator[str | np.ndarray | Frame]:
 
 def _together(arrays: Sequence[Any]) -> np.ndarray:
     parts = [np.asarray(part) for part in arrays]
-    if len({part.shape for part in parts}) == 1:
+    if (
+        len({part.shape for part in parts}) == 1
+        and len({part.dtype for part in parts if part.dtype.names}) < 2
+    ):
         return np.stack(parts)
     ragged = np.empty(len(parts), dtype=object)
-    ragged[:] = parts
+    for place, part in enumerate(parts):
+        ragged[place] = part
     return ragged
 
 

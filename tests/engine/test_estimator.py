@@ -33,7 +33,18 @@ def encoder(name, **given):
     return anyjepa.Encoder(name, steps=2, fields={"batch_size": 4}, **given)
 
 
-@pytest.mark.parametrize("name", recipes())
+def test_a_log_of_interactions_is_one_file_and_its_items_are_the_samples(tmp_path):
+    random = np.random.default_rng(0)
+    log = pandas.DataFrame({"user": random.integers(0, 9, 120), "item": random.integers(0, 20, 120)})
+    log.to_csv(tmp_path / "log.csv", index=False)
+    vectors = anyjepa.Encoder("item-ssl", steps=2, fields={"masking": "none"}).fit_transform(
+        str(tmp_path / "log.csv")
+    )
+    assert len(vectors) == log["item"].nunique()
+    assert np.isfinite(vectors).all()
+
+
+@pytest.mark.parametrize("name", [name for name in recipes() if name != "item-ssl"])
 def test_every_recipe_fits_transforms_and_is_kept_without_pickling(name, tmp_path):
     X, y = samples_of(name)
     first = encoder(name)

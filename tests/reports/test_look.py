@@ -28,9 +28,10 @@ EXPECTED = {  # of the shared data: kind of data and samples, or what it says of
     "emoji_text": ("image", 1608), "flying_chairs": ("frames", 5),
     "fmri_hcp_gw": ("fmri", 33), "hippocampus_mri": ("volume", 120), "kitti_object3": ("points", 3),
     "kitti_scan_sequence": ("points", 4), "mnist": ("image", 60000), "modelnet10_voxels": ("points", 727),
-    "mstar_soc": ("image", 2747), "recsys_ml100k": "users with items", "robot_g1_lerobot": "LeRobot",
-    "robot_mujoco_expert": "arrays", "spoken_digits": ("audio", 1500), "tabular_adult": ("table", 32561),
-    "tabular_higgs7k": ("table", 7000), "tabular_housing": ("table", 20640), "ui_miniwob": "JSON",
+    "mstar_soc": ("image", 2747), "recsys_ml100k": ("interactions", 1682), "robot_g1_lerobot": "LeRobot",
+    "robot_mujoco_expert": ("control", 2000), "spoken_digits": ("audio", 1500),
+    "tabular_adult": ("table", 32561), "tabular_higgs7k": ("table", 7000), "tabular_housing": ("table", 20640),
+    "ui_miniwob": "JSON",
 }  # fmt: skip
 
 
