@@ -86,6 +86,7 @@ def test_the_raw_features_do_not_depend_on_padding_or_order(simulated):
     assert on_electrodes(beside([raw[1][:5]]), torch.tensor(facts["places"])).shape == (1, 19, 256)
 
 
+@pytest.mark.slow
 def test_the_fields_pipelines_tell_simulated_classes_apart(simulated):
     pytest.importorskip("pyriemann")
     samples, facts = simulated

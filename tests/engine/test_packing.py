@@ -126,6 +126,7 @@ def test_what_was_stopped_goes_on_and_what_is_finished_stays(tmp_path, monkeypat
         pack(str(other), tmp_path / "pack")
 
 
+@pytest.mark.slow
 def test_splits_lie_beside_each_other(tmp_path):
     for split in ("train", "test"):
         pack("digits", tmp_path / "pack" / split, split=split, domain="image")
@@ -186,6 +187,7 @@ def test_a_table_is_not_packed(tmp_path):
         pack("sklearn:iris", tmp_path / "pack", domain="table")
 
 
+@pytest.mark.slow
 def test_the_command_says_what_it_made(tmp_path):
     words = [sys.executable, "-m", "anyjepa", "pack", "digits", str(tmp_path / "pack"), "--domain", "image",
              "--json"]  # fmt: skip

@@ -135,6 +135,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
     assert logged_steps(out) == list(range(1, STEPS + 1))
 
 
+@pytest.mark.slow
 def test_new_checkpoints_survive_beside_damaged_later_ones(tmp_path, data, whole, monkeypatch):
     out = tmp_path / "run"
     killed_after(monkeypatch, 62, train_small, out, data, steps=STEPS, checkpoint_every=30)

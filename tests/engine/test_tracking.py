@@ -73,6 +73,7 @@ def test_a_missing_library_names_its_extra(tmp_path, monkeypatch, name):
     assert tracker("none", tmp_path, {}) is None
 
 
+@pytest.mark.slow
 def test_a_run_without_the_flag_imports_neither(tmp_path):
     code = (
         "import sys, anyjepa; from anyjepa.cli import main; main(sys.argv[1:]); "

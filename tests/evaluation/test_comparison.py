@@ -67,6 +67,7 @@ def test_a_run_is_not_told_apart_from_itself_but_from_another(runs, tmp_path):
     assert rows[0]["rankme"] == rows[1]["rankme"]
 
 
+@pytest.mark.slow
 def test_labels_judge_the_ranking_and_do_not_make_it(runs, data):
     folders = [runs / f"seed-{seed}" for seed in range(4)]
     blind = compare(folders)

@@ -94,6 +94,7 @@ def test_every_probe_says_all_that_is_promised(place, run):
     assert by_name["knn"]["computed"] == 3 * 48
 
 
+@pytest.mark.slow
 def test_few_labels_are_drawn_anew_and_given_with_their_mean(place, run):
     data = str(place / "data")
     row = anyjepa.evaluate(run, data, probe="linear", shots=2, draws=3)

@@ -57,6 +57,7 @@ def test_what_is_lost_by_the_choice():
     assert unknown["chosen"] == 3
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_truth_about_as_often_as_they_say():
     draw, rho, held = np.random.default_rng(1), 0.6, 0
     truth = 6 / math.pi * math.asin(rho / 2)  # Spearman of a bivariate normal

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small import picture_folder, pictures
+from small import every_recipe, picture_folder, pictures
 
 import anyjepa
 from anyjepa import cli
@@ -30,8 +30,8 @@ EXPECTED = {  # of the shared data: kind of data and samples, or what it says of
     "kitti_scan_sequence": ("points", 4), "mnist": ("image", 60000), "modelnet10_voxels": ("points", 727),
     "mstar_soc": ("image", 2747), "recsys_ml100k": ("interactions", 1682), "robot_g1_lerobot": "LeRobot",
     "robot_mujoco_expert": ("control", 2000), "spoken_digits": ("audio", 1500),
-    "tabular_adult": ("table", 32561), "tabular_higgs7k": ("table", 7000), "tabular_housing": ("table", 20640),
-    "ui_miniwob": "JSON",
+    "tabular_adult": ("table", 32561), "tabular_higgs7k": ("table", 7000),
+    "tabular_housing": ("table", 20640), "ui_miniwob": "JSON",
 }  # fmt: skip
 
 
@@ -123,7 +123,7 @@ def test_it_names_the_kind_and_the_damaged_one_and_its_command_works(
     assert priced[-1][0][1] == str(source)
 
 
-@pytest.mark.parametrize("name", recipes())
+@pytest.mark.parametrize("name", every_recipe())
 def test_every_recipes_example_is_known_and_can_be_proposed(name, tmp_path, priced):
     said = anyjepa.look(recipe(name).example_data, recipe=name, out=tmp_path / "page.html")
     assert (said["domain"], said["recipe"]) == (recipe(name).domain, name)
