@@ -29,7 +29,7 @@ demo: $(or $(wildcard $(VENV)/.installed-dev),$(VENV)/.installed)  ## Train, ins
 
 install: $(VENV)/.installed-dev  ## Install for development
 
-test: $(VENV)/.installed-dev  ## Run the default tests (eight and a half minutes on two cores)
+test: $(VENV)/.installed-dev  ## Run the default tests (about seven minutes on two cores)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-slow: $(VENV)/.installed-dev  ## Run the tests that train for minutes
